@@ -1,0 +1,68 @@
+"""Screening what arrived, and `aggregate`: a registered rule applied to a plain matrix of updates."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsiege.aggregators.base import Aggregator
+from fedsiege.errors import InputError
+from fedsiege.records import Cohort, Counters
+from fedsiege.registry import build
+
+
+def acceptable(row: Tensor, size: int) -> str | None:
+    """None for an update the server can use, else what is wrong with it: `misshapen` or `nonfinite`."""
+    if row.shape != (size,) or not row.is_floating_point():
+        return "misshapen"
+    # The sum is finite only if every entry is (or if the sum overflows, which the exact test then settles).
+    if not torch.isfinite(row.sum()) and not bool(torch.isfinite(row).all()):
+        return "nonfinite"
+    return None
+
+
+def aggregate(
+    rule: str | dict[str, Any] | Aggregator,
+    updates: Any,
+    weights: Any = None,
+    **fields: Any,
+) -> tuple[Tensor, Counters]:
+    """Combine updates [n, d] by a registered rule.
+
+    Args:
+        rule: a name, `{name: ..., field: ...}` or an aggregator.
+        updates: [n, d], an array or a tensor; rows with a non-finite entry are dropped and counted.
+        weights: [n], positive; all equal when left out.
+        fields: the rule's fields.
+
+    Returns:
+        The combined update [d] and the counters of the rule (`dropped_nonfinite` among them).
+
+    """
+    if isinstance(rule, Aggregator):
+        if fields:
+            raise InputError("aggregate: fields belong to a rule given by name")
+        built = rule
+    else:
+        spec = {"name": rule} if isinstance(rule, str) else dict(rule)
+        built = build("aggregator", {**spec, **fields}, "aggregate")
+    rows = torch.as_tensor(updates)
+    if rows.dim() != 2 or not rows.is_floating_point():
+        raise InputError(
+            f"aggregate: updates have shape {tuple(rows.shape)} and type {rows.dtype}; expected floats [n, d]"
+        )
+    shares = torch.ones(len(rows)) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+    if shares.shape != (len(rows),) or not bool((shares > 0).all()):
+        raise InputError(f"aggregate: weights must be {len(rows)} positive numbers, one for each row")
+    kept = [i for i in range(len(rows)) if acceptable(rows[i], rows.shape[1]) is None]
+    if not kept:
+        raise InputError(f"aggregate: none of the {len(rows)} updates is finite")
+    cohort = Cohort(
+        clients=tuple(kept),
+        updates=rows[kept],
+        weights=shares[kept],
+        ages=(0,) * len(kept),
+        starts={},
+    )
+    combined, counters = built(cohort)
+    return combined, {**counters, "dropped_nonfinite": len(rows) - len(kept)}

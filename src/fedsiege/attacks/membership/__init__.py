@@ -1,0 +1,1 @@
+"""Was this example in the target client's data? One paper's attack, one file; higher scores say member."""

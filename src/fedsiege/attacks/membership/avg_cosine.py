@@ -1,0 +1,28 @@
+"""Avg-Cosine: Grad-Cosine over all rounds."""
+
+from typing import Literal
+
+from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds
+from fedsiege.registry import register
+from fedsiege.view import Values, View
+
+
+@register("avg_cosine")
+class AvgCosine(MembershipAttack):
+    """A member's gradient keeps pointing along the update: the mean of Grad-Cosine over all recorded rounds.
+
+    Paper: Zhu et al., FedMIA, CVPR 2025, arXiv 2402.06289 (Table 1, the comparison).
+    """
+
+    title = "Avg-Cosine"
+    needs = frozenset({"cosine"})
+    multi_round = True
+
+    min_rounds = 2
+
+    vantage: Literal["server", "server_aggregate_only", "client"] = "server"
+    """`server` reads the target's update; the others read the global model's change."""
+
+    def score(self, view: View, target: int) -> Values:
+        """The mean cosine [m]."""
+        return mean_over_rounds(self, view, target, "cosine")

@@ -1,0 +1,150 @@
+"""What a membership attack is, which rounds it may use, and what secure aggregation leaves of it."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args, get_type_hints
+
+import numpy as np
+
+from fedsiege.errors import InputError, ThreatModelError
+from fedsiege.registry import load, name_of, names
+from fedsiege.view import SINGLE_UPDATES, Signal, Values, Vantage, View
+
+
+class MembershipAttack:
+    """A way to tell a target's training examples from others by the evidence that a view grants.
+
+    An attack declares below what it needs, so that a run can refuse it by name before the first round.
+    """
+
+    title: ClassVar[str]
+    """Its name in tables and figures."""
+    needs: ClassVar[frozenset[Signal]]
+    """The signals that `score` asks the view for."""
+    multi_round: ClassVar[bool] = False
+    """True: reads every recorded round. False: one round, chosen by the field `round`."""
+    single_update: ClassVar[bool] = True
+    """True: from the server's place it reads what one client uploaded and cannot do with the global model."""
+    needs_others: ClassVar[bool] = False
+    """True: reads the other clients' updates too."""
+    min_rounds: ClassVar[int] = 1
+    """Recorded rounds it needs."""
+    min_clients: ClassVar[int] = 1
+    """Clients it needs in a round, the target among them."""
+
+    vantage: Vantage
+    """Each attack has this field; its Literal type lists the vantages that the attack supports."""
+
+    def score(self, view: View, target: int) -> Values:
+        """One number per candidate [m]; higher = member.
+
+        Args:
+            view: the evidence, as far as the adversary's vantage shows it.
+            target: the client asked about.
+
+        """
+        raise NotImplementedError
+
+
+def vantages(attack: MembershipAttack) -> tuple[Vantage, ...]:
+    """The vantages that the attack supports: the Literal type of its field."""
+    return get_args(get_type_hints(type(attack))["vantage"])
+
+
+def resolve_vantage(attack: MembershipAttack, secure_aggregation: bool) -> Vantage:
+    """The vantage to give the attack's view.
+
+    Without secure aggregation it is the attack's own. With it, single uploads are hidden from the server: an attack
+    that works on models alone gets the global model, one that needs a client's own update raises ThreatModelError.
+    A vantage that sees global models only stays as it is.
+    """
+    if not secure_aggregation or attack.vantage not in SINGLE_UPDATES:
+        return attack.vantage
+    if not attack.single_update:
+        return "server_aggregate_only"
+    name = name_of(attack)
+    known: dict[str, type[MembershipAttack]] = {other: load("membership", other) for other in names("membership")}
+    whole = [other for other, cls in known.items() if not cls.single_update]
+    instead = f"use an attack on the global model ({', '.join(whole)})"
+    if "server_aggregate_only" in vantages(attack):
+        instead = f"set its vantage to server_aggregate_only (it then reads the global change), or {instead}"
+    raise ThreatModelError(
+        f"attack {name}: needs single clients' updates, which secure_aggregation: true hides; {instead}"
+    )
+
+
+def check_plan(attack: MembershipAttack, rounds: Sequence[int], clients: int) -> None:
+    """Refuse, before a federation is trained, an attack that its record could not serve.
+
+    Args:
+        attack: the attack.
+        rounds: the numbers of the rounds that will be recorded.
+        clients: clients of the federation.
+
+    Raises InputError naming the attack and what to change.
+
+    """
+    name = name_of(attack)
+    if clients < attack.min_clients:
+        raise InputError(
+            f"attack {name}: got {clients} clients; expected at least {attack.min_clients} "
+            f"(the target and {attack.min_clients - 1} others to compare it with)"
+        )
+    if len(rounds) < attack.min_rounds:
+        raise InputError(
+            f"attack {name}: got {len(rounds)} recorded round(s); expected at least {attack.min_rounds}: "
+            "lower record_every or train more rounds"
+        )
+    chosen = getattr(attack, "round", "last")
+    if chosen != "last" and chosen not in rounds:
+        raise InputError(f"attack {name}: got round {chosen}; expected a recorded one: {_listed(rounds)}")
+
+
+def series(attack: MembershipAttack, view: View, target: int) -> list[int]:
+    """The recorded rounds t that a multi-round attack reads; those with too few other clients are skipped, counted.
+
+    Raises InputError where fewer than `min_rounds` are left or the federation has fewer than `min_clients` clients.
+    """
+    check_plan(attack, view.recorded, view.clients)
+    used = view.rounds(target)
+    if attack.needs_others:
+        taken, used = used, [t for t in used if view.company(target, t) >= attack.min_clients - 1]
+        view.count("rounds_skipped", len(taken) - len(used))
+    if len(used) < attack.min_rounds:
+        others = f" with {attack.min_clients - 1} others" if attack.needs_others else ""
+        raise InputError(
+            f"attack {name_of(attack)}: client {target} took part{others} in {len(used)} of the recorded rounds "
+            f"{_listed(view.recorded)}; expected at least {attack.min_rounds}: "
+            "lower record_every, train more rounds or choose another target"
+        )
+    view.count("rounds_used", len(used))
+    return used
+
+
+def one_round(attack: MembershipAttack, view: View, target: int, chosen: int | Literal["last"]) -> int:
+    """The recorded round t that a single-round attack reads: round number `chosen`, or the target's last.
+
+    Raises InputError for a round that is not recorded, or that the target took no part in.
+    """
+    check_plan(attack, view.recorded, view.clients)
+    taken = view.rounds(target)
+    t = taken[-1] if chosen == "last" else view.recorded.index(chosen)
+    if t not in taken:
+        raise InputError(
+            f"attack {name_of(attack)}: client {target} took no part in round {chosen}; "
+            f"recorded rounds with it: {_listed([view.recorded[t] for t in taken])}"
+        )
+    view.count("rounds_used")
+    return t
+
+
+def mean_over_rounds(attack: MembershipAttack, view: View, target: int, signal: Signal) -> Values:
+    """The mean of the target's signal [m] over the rounds of `series`."""
+    used = series(attack, view, target)
+    total = np.zeros_like(view.own(signal, target, used[0]))
+    for t in used:
+        total += view.own(signal, target, t)
+    return total / len(used)
+
+
+def _listed(rounds: Sequence[int]) -> str:
+    return ", ".join(map(str, rounds))

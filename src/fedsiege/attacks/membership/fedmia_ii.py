@@ -1,0 +1,42 @@
+"""FedMIA-II: does the target's update stand out from the other clients'?"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedsiege.attacks.membership.base import MembershipAttack
+from fedsiege.attacks.membership.likelihood import OneTailedTest
+from fedsiege.registry import register
+from fedsiege.view import Values, View
+
+
+@register("fedmia_ii")
+class FedMIAII(MembershipAttack):
+    """A member's gradient points along the target's update more than along the other clients' updates.
+
+    Per round, the other clients' measurements give mean and variance of a non-member's, and the normal distribution
+    function of the target's is the round's score. The attack's score is the mean over rounds (eq. 12).
+
+    Paper: Zhu et al., FedMIA, CVPR 2025, arXiv 2402.06289.
+    """
+
+    title = "FedMIA-II"
+    needs = frozenset({"cosine"})
+    multi_round = True
+    needs_others = True
+    min_rounds = 2
+    min_clients = 3
+
+    vantage: Literal["server"] = "server"
+    """The server alone sees what every client uploaded."""
+    sigma_filter: Annotated[float, Field(gt=0)] | None = 3.0
+    """First drop other clients at or above mean + this many deviations (3 needs K > 11 to fire); null: keep all."""
+    null: Literal["moments", "robust"] = "moments"
+    """Non-member distribution from mean and variance (the paper), or from median and 1.4826 x MAD."""
+    combine: Literal["mean_cdf", "sum_z"] = "mean_cdf"
+    """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
+
+    def score(self, view: View, target: int) -> Values:
+        """The mean distribution function, or the sum of z-scores, over rounds [m]."""
+        test = OneTailedTest(self.sigma_filter, self.null, self.combine)
+        return test.score(self, view, target, "cosine", sign=1)

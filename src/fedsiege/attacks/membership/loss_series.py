@@ -1,0 +1,28 @@
+"""Loss-Series: Blackbox-Loss over all rounds."""
+
+from typing import Literal
+
+from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds
+from fedsiege.registry import register
+from fedsiege.view import Values, View
+
+
+@register("loss_series")
+class LossSeries(MembershipAttack):
+    """A member's loss stays low: minus the mean cross-entropy over all recorded rounds.
+
+    Paper: Zhu et al., FedMIA, CVPR 2025, arXiv 2402.06289 (Table 1, the comparison).
+    """
+
+    title = "Loss-Series"
+    needs = frozenset({"loss"})
+    multi_round = True
+    single_update = False
+    min_rounds = 2
+
+    vantage: Literal["server", "server_aggregate_only", "client"] = "server"
+    """`server` reads the target's uploaded model; the others read the global model."""
+
+    def score(self, view: View, target: int) -> Values:
+        """Minus the mean loss [m]."""
+        return -mean_over_rounds(self, view, target, "loss")

@@ -1,0 +1,274 @@
+"""The experiment: the config file's type, and how a file, a profile and overrides become one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from fedsiege.data.candidates import CandidateSpec
+from fedsiege.errors import InputError
+from fedsiege.registry import nearest
+from fedsiege.trace import Groups
+from fedsiege.training import Training
+
+SHIPPED = Path(__file__).parent.parent / "experiments"
+"""The experiments that come with the package."""
+
+Spec = str | dict[str, Any]
+"""A component: its name, or `{name: ..., field: ...}`."""
+
+FEDMIA_ATTACKS: list[Spec] = [
+    "blackbox_loss",
+    "grad_cosine",
+    "grad_diff",
+    "grad_norm",
+    "loss_series",
+    "avg_cosine",
+    "fedmia_i",
+    "fedmia_ii",
+    "label_only",
+]
+
+
+class Strict(BaseModel):
+    """A frozen part of a config in which every key is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TraceSpec(Strict):
+    """What is written down of a recorded round."""
+
+    groups: Groups = "blocks"
+    """Products are kept per `total`, per `blocks` of the model, or per parameter `tensors`."""
+    logits: bool = False
+    """Keep every client's logits for every candidate (large)."""
+
+
+class Published(Strict):
+    """One published figure."""
+
+    attack: str
+    metric: Annotated[str, Field(pattern=r"^(auc|tpr@0\.\d+)$")]
+    value: float
+    spread: float | None = None
+    """The published standard deviation."""
+
+
+class Paper(Strict):
+    """What a paper reports for this setting."""
+
+    claim: str
+    source: str
+    table: str
+    link: str
+    figures: list[Published]
+
+
+class Experiment(Strict):
+    """Everything that decides a run."""
+
+    name: str = ""
+    """Short name; the file's, when empty."""
+    title: str = ""
+    """Headline of the report."""
+    description: str = ""
+    """What the run is for, in a sentence or two."""
+    data: Spec = "digits"
+    """Where the examples come from."""
+    partition: Spec = "iid"
+    """How the training examples are dealt to clients."""
+    model: Spec = "mlp"
+    """A registered model, or the user's own `package.module:function`."""
+    clients: Annotated[int, Field(ge=1)] = 10
+    """Number of clients K."""
+    examples_per_client: Annotated[int, Field(ge=1)] | None = None
+    """At most this many examples a client, drawn at random."""
+    rounds: Annotated[int, Field(ge=1)] = 50
+    """Number of rounds."""
+    seed: int = 0
+    """Everything random is a function of it."""
+    training: Training = Training()
+    """How clients train."""
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the clients invited to a round."""
+    delay: Annotated[int, Field(ge=0)] = 0
+    """A client may answer from a model up to this many rounds old."""
+    server_step: Annotated[float, Field(gt=0)] = 1.0
+    """What the aggregate is multiplied with."""
+    aggregator: Spec = "fedavg"
+    """How the server combines updates."""
+    defences: list[Spec] = []
+    """Client-side defences, in order."""
+    server_defences: list[Spec] = []
+    """What the server does to a cohort before aggregation, in order."""
+    coalition: Spec | None = None
+    """Clients that defend together."""
+    adversary: Spec | None = None
+    """Who plays the compromised clients."""
+    secure_aggregation: bool = False
+    """The server sees only the sum of the updates."""
+    targets: Literal["all"] | int | list[int] = "all"
+    """The clients whose members are looked for."""
+    candidates: CandidateSpec = CandidateSpec()
+    """The examples whose membership is tested."""
+    attacks: list[Spec] = FEDMIA_ATTACKS
+    """The attacks to score."""
+    record_every: Annotated[int, Field(ge=1)] = 10
+    """Rounds between recorded rounds; the last round is always recorded."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    """Rounds between measurements of the global model's accuracy; the last is always measured."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    """Rounds between checkpoints."""
+    trace: TraceSpec = TraceSpec()
+    """What a recorded round keeps."""
+    engine: Literal["local"] = "local"
+    """What gets the clients trained."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """`auto` takes a GPU when there is one."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of torch on the CPU; its own default when left out. Sums in another order change last digits."""
+    out: str | None = None
+    """Run folder; the command line's --out goes first."""
+    paper: Paper | None = None
+    """The published figures of this setting."""
+    profile: str | None = None
+    """Which of the profiles is applied."""
+    profiles: dict[str, dict[str, Any]] = {}
+    """Named sets of changes: `--set profile=small`."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "Experiment":
+        if not self.attacks:
+            raise ValueError("attacks: got an empty list; expected at least one attack")
+        return self
+
+    def recorded(self, number: int) -> bool:
+        """Whether round `number` is recorded."""
+        return number % self.record_every == 0 or number == self.rounds
+
+
+def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from a path, the name of a shipped experiment, or a mapping; overrides are `a.b=value`.
+
+    A profile (`--set profile=small`) is applied before the other overrides. Raises InputError naming file, field,
+    value and what was expected.
+    """
+    where, raw = ("config", dict(config)) if isinstance(config, Mapping) else _read(find(config))
+    changes = [_parsed(text) for text in overrides]
+    profile = next((value for path, value in reversed(changes) if path == ["profile"]), raw.get("profile"))
+    if profile is not None:
+        profiles = raw.get("profiles") or {}
+        if profile not in profiles:
+            known = list(profiles)
+            raise InputError(
+                f"{where}: profile: unknown {profile!r}{nearest(str(profile), known)}; "
+                f"known: {', '.join(known) or 'none'}"
+            )
+        raw = _merged(raw, profiles[profile])
+    for path, value in changes:
+        _put(raw, path, value)
+    if not isinstance(config, Mapping):
+        raw.setdefault("name", Path(where).stem)
+    return validated(Experiment, raw, where)
+
+
+def find(config: str | Path) -> Path:
+    """The file of a config: a path, or a shipped experiment's name (`quickstart`, `fedmia/cifar100_alexnet`)."""
+    path = Path(config)
+    if path.is_file():
+        return path
+    name = str(config).removeprefix("experiments/").removesuffix(".yaml")
+    shipped = SHIPPED / f"{name}.yaml"
+    if shipped.is_file() and shipped.resolve().is_relative_to(SHIPPED.resolve()):
+        return shipped
+    known = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
+    raise InputError(
+        f"{config}: no such file or shipped experiment{nearest(name, known)}; shipped: {', '.join(known)}"
+    )
+
+
+def validated(kind: type[Experiment], raw: Mapping[str, Any], where: str) -> Experiment:
+    """The experiment these values describe, or the first thing that is wrong with them."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in ("str", "dict[str,any]")) or "experiment"
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(first["loc"][:-1])
+            message = f"unknown field{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}"
+            raise InputError(f"{where}: {field}: {message}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "value_error" else f"got {first['input']!r}; "
+        raise InputError(f"{where}: {field}: {given}{message}") from None
+
+
+def _fields_at(place: tuple[Any, ...]) -> list[str]:
+    """The known keys of the part of the config that `place` leads to."""
+    parts: dict[tuple[Any, ...], Any] = {(): Experiment, ("training",): Training, ("trace",): TraceSpec}
+    if place == ("candidates",):
+        return sorted(CandidateSpec.__dataclass_fields__)
+    model = parts.get(place, Paper if place == ("paper",) else Published)
+    return sorted(model.model_fields)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" in line {place.line + 1}" if place else ""
+        reason = getattr(error, "problem", None) or "not text"
+        raise InputError(f"{path}: not YAML{line}: {reason}") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: got a {type(raw).__name__}; expected a mapping of fields to values")
+    return str(path), raw
+
+
+def _parsed(text: str) -> tuple[list[str], Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")
+    try:
+        return path.strip().split("."), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {text}: {value!r} is not a YAML value") from None
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; parts merge, components (anything that names one) and all else are replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        merge = isinstance(old, dict) and isinstance(value, dict) and "name" not in value
+        result[key] = _merged(old, value) if merge and isinstance(old, dict) else value
+    return result
+
+
+def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set one value by its path; a component given as a plain name becomes `{name: ...}` when a field is set."""
+    at: Any = raw
+    for depth, part in enumerate(path):
+        key: Any = _position(at, part, path) if isinstance(at, list) else part
+        if depth == len(path) - 1:
+            at[key] = value
+            return
+        inner = at[key] if isinstance(at, list) else at.get(key)
+        inner = {} if inner is None else {"name": inner} if isinstance(inner, str) else inner
+        if not isinstance(inner, dict | list):
+            here = ".".join(path[: depth + 1])
+            raise InputError(f"--set {'.'.join(path)}: {here} is {inner!r} and has no fields")
+        # A copy, so that the caller's own mapping is not changed.
+        at[key] = inner.copy()
+        at = at[key]
+
+
+def _position(at: list[Any], key: str, path: list[str]) -> int:
+    if not key.isdigit() or int(key) >= len(at):
+        raise InputError(f"--set {'.'.join(path)}: {key!r} is not a position in a list of {len(at)}")
+    return int(key)

@@ -1,0 +1,296 @@
+"""From scores to figures: result.json and curves.json as plain values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedsiege.attacks.membership.base import check_plan
+from fedsiege.data.candidates import Candidates
+from fedsiege.errors import InputError
+from fedsiege.experiment.config import Experiment, Paper
+from fedsiege.experiment.prepare import Planned, Prepared, at_round
+from fedsiege.experiment.scores import MEMBERS, Pair, Scored
+from fedsiege.experiment.train import Notes
+from fedsiege.federation.rounds import State
+from fedsiege.metrics import FPRS, Audit, audit, null_test, over_targets
+from fedsiege.records import Counters
+from fedsiege.registry import name_of
+from fedsiege.trace import Trace
+from fedsiege.view import View
+
+KINDS = ("all", "ifl", "ofl")
+CURVE_FPR = 0.001
+
+
+def attack_rows(planned: Planned, scored: list[Scored], rounds_used: int) -> list[dict[str, Any]]:
+    """One attack's figures: against each kind of non-members, for each target, pooled, worst, and any client."""
+    own = [one for one in scored if one.label == planned.label]
+    about = {
+        "name": name_of(planned.attack),
+        "attack": planned.label,
+        "title": planned.attack.title,
+        "vantage": planned.vantage,
+        "rounds_used": rounds_used,
+    }
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        judged = [(one.audit.target, one.against(kind)) for one in own]
+        pairs = [(target, pair) for target, pair in judged if all(map(len, pair))]
+        if not pairs:
+            continue
+        found = over_targets([pair for _, pair in pairs])
+        rows += [
+            {**about, "target": target, "against": kind, **one.as_dict()}
+            for (target, _), one in zip(pairs, found.targets, strict=True)
+        ]
+        rows.append({**about, "target": "pooled", "against": kind, **found.as_dict()})
+        worst = {"target": "worst", "worst_target": pairs[found.worst][0], "against": kind}
+        rows.append({**about, **worst, **found.targets[found.worst].as_dict()})
+    if planned.vantage not in ("server", "server_and_insider"):
+        anyone = any_client(own)
+        if all(map(len, anyone)):
+            rows.append({**about, "target": "any", "against": "ofl", **audit(*anyone).as_dict()})
+    return rows
+
+
+def any_client(scored: list[Scored]) -> Pair:
+    """Scores of everybody's examples and of nobody's: all that an adversary without single updates can tell apart."""
+    seen: dict[str, tuple[bool, float]] = {}
+    for one in scored:
+        for identity, group, value in zip(one.audit.ids.tolist(), one.audit.groups, one.values, strict=True):
+            seen[identity] = (not str(group).endswith("ofl"), float(value))
+    owned = np.array([owner for owner, _ in seen.values()], dtype=bool)
+    values = np.array([value for _, value in seen.values()])
+    return values[owned], values[~owned]
+
+
+def null_rows(attacks: list[Planned], scored: list[Scored]) -> list[dict[str, Any]]:
+    """The verdict of the null test for every attack, against each kind of non-members."""
+    rows = []
+    for planned in attacks:
+        own = [one for one in scored if one.label == planned.label]
+        for kind in KINDS:
+            pairs = [pair for pair in (one.against(kind) for one in own) if all(map(len, pair))]
+            if pairs:
+                rows.append({"attack": planned.label, "against": kind, **null_test(pairs).as_dict()})
+    return rows
+
+
+def curves(prepared: Prepared, scored: list[Scored], trace: Trace) -> dict[str, Any]:
+    """ROC curves of the pooled scores, and TPR at 0.1 % FPR of each single-round attack at every recorded round."""
+    roc, rounds = [], []
+    for planned in prepared.attacks:
+        about = {"attack": planned.label, "title": planned.attack.title}
+        own = [one.against("all") for one in scored if one.label == planned.label]
+        pooled = over_targets(own).pooled
+        fpr, tpr = pooled.roc.thin()
+        roc.append({**about, "against": "all", "target": "pooled", "fpr": fpr.tolist(), "tpr": tpr.tolist()})
+        if planned.attack.multi_round:
+            ends = [trace.rounds[0], trace.rounds[-1]]
+            rounds.append(_line(about, "multi", {number: pooled for number in ends}))
+        elif prepared.experiment.candidates.compat == "none":
+            rounds.append(_line(about, "single", by_round(planned, prepared.candidates, trace)))
+    return {"roc": roc, "rounds": rounds}
+
+
+def by_round(planned: Planned, candidates: Candidates, trace: Trace) -> dict[int, Audit]:
+    """A single-round attack at every recorded round that each target took part in, all targets pooled."""
+    place = {identity: row for row, identity in enumerate(trace.ids.tolist())}
+    found: dict[int, Audit] = {}
+    for t, number in enumerate(trace.rounds):
+        attack = at_round(planned.attack, number)
+        check_plan(attack, trace.rounds, trace.clients)
+        view = View(trace, planned.vantage)
+        pairs = []
+        for one in candidates.audits:
+            if view.sees_updates and not trace.present(t)[one.target]:
+                continue
+            values = attack.score(view, one.target)[[place[i] for i in one.ids.tolist()]]
+            pairs.append(Scored(planned.label, one, values).against("all"))
+        if pairs:
+            found[number] = over_targets(pairs).pooled
+    return found
+
+
+def _line(about: Mapping[str, Any], kind: str, audits: Mapping[int, Audit]) -> dict[str, Any]:
+    tprs = [one.tpr_at_fpr[CURVE_FPR] for one in audits.values()]
+    return {
+        **about,
+        "kind": kind,
+        "round": list(audits),
+        "tpr": [one.value for one in tprs],
+        "low": [one.low for one in tprs],
+        "high": [one.high for one in tprs],
+        "fpr": CURVE_FPR,
+    }
+
+
+def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[str, Any]]:
+    """What every component did; one that never acted is flagged by the report."""
+    rows = []
+    aggregator = prepared.aggregator
+    for name, kind, label, counters, proof in (
+        (name_of(aggregator), "aggregator", "aggregator", counted.get("aggregator", {}), "rows"),
+        ("screening", "server", "server", counted.get("server", {}), "answers"),
+        *(
+            (name_of(p.attack), "membership", p.label, counted.get(p.label, {}), "rounds_used")
+            for p in prepared.attacks
+        ),
+    ):
+        acted = counters.get(proof, 0) > 0
+        rows.append({"name": name, "kind": kind, "label": label, "acted": acted, "counters": dict(counters)})
+    return rows
+
+
+def paper_rows(paper: Paper, rows: list[dict[str, Any]], profile: str | None) -> dict[str, Any]:
+    """The published figures beside ours, pooled over targets and against all non-members."""
+    ours = {row["name"]: row for row in rows if row["target"] == "pooled" and row["against"] == "all"}
+    figures = []
+    for figure in paper.figures:
+        row = ours.get(figure.attack)
+        estimate = None if row is None else _metric(row, figure.metric)
+        figures.append(
+            {
+                "attack": figure.attack,
+                "metric": figure.metric,
+                "published": figure.value,
+                "spread": figure.spread,
+                "ours": estimate,
+                "verdict": _verdict(figure.value, figure.spread, estimate, profile),
+            }
+        )
+    return {**paper.model_dump(exclude={"figures"}), "figures": figures}
+
+
+def _metric(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    if metric == "auc":
+        auc: dict[str, Any] = row["auc"]
+        return auc
+    rate = metric.removeprefix("tpr@")
+    if rate not in row["tpr_at_fpr"]:
+        known = ", ".join(f"tpr@{fpr}" for fpr in FPRS)
+        raise InputError(f"paper.figures: metric {metric!r} is not measured; expected auc, {known}")
+    tpr: dict[str, Any] = row["tpr_at_fpr"][rate]
+    return {key: tpr[key] for key in ("value", "low", "high", "n")}
+
+
+def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | None, profile: str | None) -> str:
+    if ours is None or ours["value"] is None:
+        return "not measured"
+    margin = 2 * (spread or 0.0)
+    if ours["low"] <= published + margin and published - margin <= ours["high"]:
+        verdict = "agrees"
+    else:
+        verdict = "ours is higher" if ours["value"] > published else "ours is lower"
+    return f"{verdict} (smaller setting: {profile})" if profile else verdict
+
+
+def assemble(
+    prepared: Prepared, state: State, notes: Notes, scored: list[Scored], counters: Mapping[str, Counters]
+) -> dict[str, Any]:
+    """result.json, but for cost and provenance."""
+    e = prepared.experiment
+    rows = [
+        row
+        for planned in prepared.attacks
+        for row in attack_rows(planned, scored, int(counters[planned.label].get("rounds_used", 0)))
+    ]
+    return {
+        "schema": 1,
+        "experiment": {
+            "name": e.name,
+            "title": e.title or e.name or "run",
+            "description": e.description,
+            "profile": e.profile,
+            "config": e.model_dump(mode="json"),
+        },
+        "task": task_part(prepared, state, notes),
+        "threat_model": threat_model(e, prepared.attacks),
+        "data": data_part(prepared),
+        "attacks": rows,
+        "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
+        "components": components(prepared, {**notes.counters, **counters}),
+        "paper": paper_rows(e.paper, rows, e.profile) if e.paper else None,
+        "warnings": warnings_of(rows, e),
+    }
+
+
+def task_part(prepared: Prepared, state: State, notes: Notes) -> dict[str, Any]:
+    """How well the model works, and who had how much data."""
+    task, data = prepared.task, prepared.data
+    owned = data.train.take(np.concatenate(prepared.shards)).to(task.device)
+    last = notes.history[-1]
+    return {
+        "accuracy": last["accuracy"],
+        "loss": last["loss"],
+        "train_accuracy": task.measure(state.models[0], owned)[0],
+        "classes": len(data.classes),
+        "class_names": list(data.classes),
+        "parameters": task.layout.trained,
+        "history": notes.history,
+        "clients": [
+            {"client": number, "examples": len(rows), "classes": len(data.train.y[rows].unique())}
+            for number, rows in enumerate(prepared.shards)
+        ],
+    }
+
+
+def data_part(prepared: Prepared) -> dict[str, Any]:
+    """Which data, and which candidates were drawn from it."""
+    data, spec, audits = prepared.data, prepared.experiment.candidates, prepared.candidates.audits
+    groups = np.concatenate([audit.groups for audit in audits])
+    return {
+        "origin": data.origin,
+        "fingerprint": prepared.fingerprint,
+        "train": len(data.train),
+        "heldout": len(data.heldout),
+        "duplicates": dict(data.duplicates),
+        "candidates": {
+            "members": int(np.isin(groups, MEMBERS).sum()),
+            "ifl": int((groups == "ifl").sum()),
+            "ofl": int((groups == "ofl").sum()),
+            "union": len(prepared.candidates.examples),
+            "targets": prepared.targets,
+            "null": spec.null,
+            "compat": spec.compat,
+        },
+    }
+
+
+def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, Any]:
+    """Who attacks, what they see and what they do not, in sentences."""
+    vantages = {planned.vantage for planned in attacks}
+    sees = ["The global model of every recorded round, and the model's architecture and loss."]
+    hidden = ["Clients' training examples, and which candidates are members: the labels are used only to judge."]
+    if vantages & {"server", "server_and_insider"}:
+        adversary = "An honest-but-curious server that follows the protocol and writes down what it receives."
+        sees.append("Every client's update of every recorded round, by client, after client-side defences.")
+    elif "server_aggregate_only" in vantages:
+        adversary = "An honest-but-curious server behind secure aggregation."
+        hidden.append("Single clients' updates: only their sum is visible.")
+    else:
+        adversary = "A client that downloads the global model in every round."
+        hidden.append("Other clients' updates: only the change of the global model is visible.")
+    sees.append("The candidate examples with their labels, the same for every client, round and attack.")
+    return {
+        "adversary": adversary,
+        "sees": sees,
+        "does_not_see": hidden,
+        "secure_aggregation": experiment.secure_aggregation,
+    }
+
+
+def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]:
+    """What a reader must know before the figures: too few non-members, published-code compatibility."""
+    found = []
+    if experiment.candidates.compat == "fedmia":
+        found.append(
+            "candidates.compat is fedmia: non-members are drawn anew for every client and round, as the published "
+            "code does. This manufactures true positives at low false-positive rates; do not quote these figures."
+        )
+    for row in rows:
+        if row["target"] == "pooled" and row["against"] == "all":
+            said = [rate["warning"] for rate in row["tpr_at_fpr"].values() if rate["warning"]]
+            found += [text for text in said if text not in found]
+    return found

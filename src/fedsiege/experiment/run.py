@@ -1,0 +1,90 @@
+"""One run, stage by stage: prepare, train and record, score, judge, report. Each stage leaves files."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsiege import report
+from fedsiege.experiment import folder as run_folder
+from fedsiege.experiment.config import Experiment, load
+from fedsiege.experiment.prepare import prepare
+from fedsiege.experiment.progress import Bars
+from fedsiege.experiment.provenance import peak_memory, provenance
+from fedsiege.experiment.results import assemble, curves
+from fedsiege.experiment.scores import score_all, write_candidates, write_scores
+from fedsiege.experiment.train import train_and_record
+from fedsiege.files import write_json
+from fedsiege.report.result import Result
+from fedsiege.trace import Trace
+
+
+def run(
+    config: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Train the federation that a config describes, record the evidence, attack it, and write the report.
+
+    Args:
+        config: a path, the name of a shipped experiment, or a mapping.
+        out: the run folder; the config's `out`, else `runs/<name>`, when left out.
+        overrides: changes like `training.lr=0.05`.
+        resume: go on in a folder that already holds this run; a finished one is left as it is.
+        progress: show bars.
+
+    """
+    experiment = load(config, overrides)
+    place = Path(out or experiment.out or Path("runs") / (experiment.name or "run"))
+    with run_folder.opened(place, experiment, resume), threads(experiment.threads), Bars(progress) as bars:
+        if not run_folder.finished(place):
+            if not (place / run_folder.RESULT).is_file():
+                carry_out(experiment, place, bars)
+            report.write(place)
+    return Result.read(place)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Give torch this many threads, and its own number back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def carry_out(experiment: Experiment, place: Path, bars: Bars) -> None:
+    """All stages but the report."""
+    began = time.monotonic()
+    with bars.waiting("data"):
+        prepared = prepare(experiment)
+        made_with = provenance(experiment, prepared.task.device)
+        write_candidates(place / run_folder.CANDIDATES, prepared)
+    state, notes = train_and_record(prepared, place, bars)
+    trace = Trace(place / run_folder.TRACE)
+    since = time.monotonic()
+    with bars.counting("attacks", len(prepared.attacks) * len(prepared.candidates.audits)) as step:
+        scored, counters = score_all(prepared, trace, step)
+        write_scores(place / run_folder.SCORES, scored)
+    attack_seconds = time.monotonic() - since
+    with bars.waiting("figures"):
+        write_json(place / run_folder.CURVES, curves(prepared, scored, trace))
+        result = assemble(prepared, state, notes, scored, counters)
+    cost = {
+        "wall_seconds": time.monotonic() - began,
+        "train_seconds": notes.train_seconds,
+        "evidence_seconds": notes.evidence_seconds,
+        "attack_seconds": attack_seconds,
+        "peak_memory_bytes": peak_memory(),
+        "trace_bytes": notes.trace_bytes,
+    }
+    write_json(place / run_folder.RESULT, {**result, "cost": cost, "provenance": made_with})

@@ -1,0 +1,34 @@
+"""The engine that trains one client after another in this process, on one resident model."""
+
+from collections.abc import Iterator
+
+import torch
+
+from fedsiege.errors import TrainingDivergedError
+from fedsiege.federation.rounds import Answer, Federation, Models
+from fedsiege.streams import stream
+from fedsiege.training import train
+
+
+class LocalEngine:
+    """Clients take turns on the device; nothing is copied but the start model and the update."""
+
+    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+        """Train the invited clients in order. Raises TrainingDivergedError naming the round and the client."""
+        for client in invited:
+            age = federation.age(number, client, len(models))
+            examples = federation.shards[client]
+            update = train(
+                federation.task,
+                models[age],
+                examples,
+                federation.training,
+                federation.training.rate(number - age, federation.rounds),
+                stream(federation.seed, "client", number, client),
+            )
+            if not bool(torch.isfinite(update).all()):
+                raise TrainingDivergedError(
+                    f"round {number}, client {client}: training gave non-finite weights; "
+                    f"lower training.lr ({federation.training.lr:g}) or look at the client's data"
+                )
+            yield Answer(client, update, float(len(examples)), age)

@@ -1,0 +1,189 @@
+"""The protocol: invite, collect, screen, aggregate, move on.
+
+Everything random is a pure function of the seed, the round and the client, so a federation gives the same rounds
+on any engine, in any order of clients, and when it goes on from any round.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedsiege.aggregation import acceptable
+from fedsiege.aggregators.base import Aggregator, LinearAggregator, Sum
+from fedsiege.records import Cohort, Counters, Examples, Round
+from fedsiege.streams import stream
+from fedsiege.task import Task
+from fedsiege.training import Training
+
+SPILL = 2**30
+"""Bytes of updates above which a cohort's rows live in a memory-mapped file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One client's reply: its update [d], its number of examples, and the age of the model it started from."""
+
+    client: int
+    update: Tensor
+    weight: float
+    age: int
+
+
+class Engine(Protocol):
+    """Whatever gets the invited clients trained; answers come in order of client number."""
+
+    def answers(
+        self, federation: "Federation", number: int, invited: list[int], models: "Models"
+    ) -> Iterator[Answer]:
+        """The replies to round `number`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The global models that clients may start from: `models[age]` is the model `age` rounds ago."""
+
+    window: tuple[Tensor, ...]
+
+    def __getitem__(self, age: int) -> Tensor:
+        return self.window[-1 - age]
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+    def then(self, model: Tensor, delay: int) -> "Models":
+        """The window after one more round; no more models than a late client can ask for."""
+        return Models((*self.window, model)[-1 - delay :])
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a federation stands: `number` rounds are done and `models[0]` is the global model."""
+
+    number: int
+    models: Models
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """A federation as one value: who has which data, how they train, how the server combines.
+
+    Args:
+        participation: the share of clients invited to a round, drawn without replacement, at least one.
+        delay: a client's answer may be based on a model up to this many rounds old (age uniform in 0..delay).
+        server_step: what the aggregate is multiplied with before it is added to the global model.
+        keeps: whether the rows of round `number` are wanted after aggregation (for the evidence).
+        spill: folder for memory-mapped rows when a cohort is larger than memory should hold.
+
+    """
+
+    task: Task
+    shards: tuple[Examples, ...]
+    training: Training
+    aggregator: Aggregator
+    engine: Engine
+    rounds: int
+    seed: int
+    participation: float = 1.0
+    delay: int = 0
+    server_step: float = 1.0
+    keeps: Callable[[int], bool] = field(default=lambda _: False)
+    spill: Path | None = None
+
+    def run(self, state: State) -> Iterator[Round]:
+        """The rounds after `state`, one by one."""
+        models = state.models
+        for number in range(state.number + 1, self.rounds + 1):
+            done = self._round(number, models)
+            models = models.then(done.end, self.delay)
+            yield done
+
+    def invited(self, number: int) -> list[int]:
+        """The clients of round `number`, sorted."""
+        count = max(1, round(self.participation * len(self.shards)))
+        if count == len(self.shards):
+            return list(range(count))
+        rng = stream(self.seed, "invited", number)
+        return sorted(rng.choice(len(self.shards), size=count, replace=False).tolist())
+
+    def age(self, number: int, client: int, available: int) -> int:
+        """How old the model is that this client answers from, in rounds."""
+        if self.delay == 0:
+            return 0
+        oldest = min(self.delay, available - 1)
+        return int(stream(self.seed, "age", number, client).integers(0, oldest, endpoint=True))
+
+    def _round(self, number: int, models: Models) -> Round:
+        start, tally = models[0], {"answers": 0, "dropped_nonfinite": 0, "dropped_misshapen": 0}
+        invited = self.invited(number)
+        answers = screened(self.engine.answers(self, number, invited, models), len(start), tally)
+        cohort = None
+        if isinstance(self.aggregator, LinearAggregator) and not self.keeps(number):
+            combined = streamed(self.aggregator, answers)
+        else:
+            cohort = collected(answers, len(invited), models, self.spill)
+            combined = self.aggregator(cohort) if cohort is not None else None
+        if combined is None:
+            end, info = start.clone(), {"kept_old_model": 1.0}
+        else:
+            end, info = start + self.server_step * combined[0], combined[1]
+        counters = {"aggregator": info, "server": {name: float(n) for name, n in tally.items()}}
+        return Round(number=number, start=start, end=end, cohort=cohort, counters=counters)
+
+
+def screened(answers: Iterator[Answer], size: int, tally: dict[str, int]) -> Iterator[Answer]:
+    """The answers that a server can use; the others are dropped and counted in `tally`."""
+    for answer in answers:
+        tally["answers"] += 1
+        fault = acceptable(answer.update, size)
+        if fault is None:
+            yield answer
+        else:
+            tally[f"dropped_{fault}"] += 1
+
+
+def streamed(rule: LinearAggregator, answers: Iterator[Answer]) -> tuple[Tensor, Counters] | None:
+    """A linear rule over answers that nobody keeps; None when there was none."""
+    state: Sum | None = None
+    for answer in answers:
+        if state is None:
+            state = rule.begin(answer.update)
+        rule.add(state, answer.update, answer.weight)
+    return None if state is None else rule.finish(state)
+
+
+def collected(answers: Iterator[Answer], most: int, models: Models, spill: Path | None) -> Cohort | None:
+    """The answers as one cohort, in memory or, when large, in a file that goes with it; None if empty."""
+    rows: Tensor | None = None
+    kept: list[tuple[int, float, int]] = []
+    for answer in answers:
+        if rows is None:
+            rows = store(most, answer.update, spill)
+        rows[len(kept)] = answer.update
+        kept.append((answer.client, answer.weight, answer.age))
+    if rows is None:
+        return None
+    clients, weights, ages = zip(*kept, strict=True)
+    return Cohort(
+        clients=clients,
+        updates=rows[: len(kept)],
+        weights=torch.tensor(weights, dtype=torch.float64),
+        ages=ages,
+        starts={age: models[age] for age in sorted(set(ages))},
+    )
+
+
+def store(rows: int, like: Tensor, spill: Path | None) -> Tensor:
+    """Room for `rows` updates: memory-mapped in `spill` when they would take more than `SPILL` bytes."""
+    size = rows * like.numel()
+    if spill is None or like.device.type != "cpu" or size * like.element_size() <= SPILL:
+        return torch.empty(rows, like.numel(), dtype=like.dtype, device=like.device)
+    with tempfile.NamedTemporaryFile(dir=spill, prefix=".rows-") as file:
+        # The name goes when this block ends; the mapping keeps the file until the tensor is gone.
+        flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
+    return flat.view(rows, like.numel())

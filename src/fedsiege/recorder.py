@@ -1,0 +1,106 @@
+"""From a finished round to the evidence of it on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsiege.records import Cohort, Examples, Round
+from fedsiege.signals import align, losses_of, uploaded
+from fedsiege.task import Task
+from fedsiege.trace import Groups, Header, absent, grouping, write_round
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Writes the trace of a federation for a fixed list of candidates.
+
+    What is recorded is what the server received: after every client-side defence, before aggregation. With
+    `aggregate_only` (secure aggregation) that is the change of the global model and nothing of single clients.
+    """
+
+    task: Task
+    candidates: Examples
+    clients: int
+    classes: int
+    folder: Path
+    groups: Groups = "blocks"
+    aggregate_only: bool = False
+    keep_logits: bool = False
+
+    def begin(self) -> None:
+        """Write what all rounds share."""
+        layout = self.task.layout
+        trained = zip(layout.slices(), layout.sizes, strict=True)
+        head = tuple(size for (_, place), size in trained if layout.head.start <= place.start < layout.head.stop)
+        Header(
+            clients=self.clients,
+            classes=self.classes,
+            groups=grouping(layout, self.groups)[0],
+            head=head,
+            ids=self.candidates.ids,
+            labels=self.candidates.y.cpu().numpy(),
+        ).write(self.folder)
+
+    def record(self, done: Round) -> int:
+        """Compute and write one round's evidence; returns its bytes."""
+        tensors = {"global_loss": losses_of(self.task, iter([done.end]), self.candidates).loss[0]}
+        if self.aggregate_only or done.cohort is None:
+            tensors |= self._aligned(done, None)
+        else:
+            tensors |= self._aligned(done, done.cohort) | self._single(done.cohort)
+        return write_round(self.folder, done.number, tensors)
+
+    def _single(self, cohort: Cohort) -> dict[str, Tensor]:
+        """Losses of the uploaded models, the last layer's updates, and who was there."""
+        here = torch.tensor(cohort.clients)
+        losses = losses_of(self.task, uploaded(cohort), self.candidates, self.keep_logits)
+        tensors = {
+            "loss": losses.loss,
+            "head": cohort.updates[:, self.task.layout.head],
+            "age": torch.tensor(cohort.ages, dtype=torch.float32),
+            "weight": cohort.weights,
+        }
+        if losses.logits is not None:
+            tensors["logits"] = losses.logits
+        spread = {name: absent(values, cohort.clients, self.clients, axis=0) for name, values in tensors.items()}
+        return {**spread, "present": torch.zeros(self.clients, dtype=torch.uint8).index_fill_(0, here, 1)}
+
+    def _aligned(self, done: Round, cohort: Cohort | None) -> dict[str, Tensor]:
+        """Products with the updates, rows grouped by the model they started from, and with the global change."""
+        _, groups = grouping(self.task.layout, self.groups)
+        own = {age: [i for i, a in enumerate(cohort.ages) if a == age] for age in cohort.starts} if cohort else {}
+        ages = sorted({0, *own})
+        dots, norms, gradient_norms, order = [], [], [], []
+        for age in ages:
+            rows = own.get(age, [])
+            updates = _rows(cohort, rows) if cohort else done.start.new_empty(0, len(done.start))
+            start = cohort.starts[age] if cohort and age in cohort.starts else done.start
+            change = done.end - done.start if age == 0 else None
+            found = align(self.task, start, updates, self.candidates, groups, change)
+            if age == 0:
+                aggregate = {"aggregate_dot": found.dot[:, -1], "aggregate_norm2": found.update_norm2[:, -1]}
+                start_loss = found.start_loss
+            dots.append(found.dot[:, : len(rows)])
+            norms.append(found.update_norm2[:, : len(rows)])
+            gradient_norms.append(found.gradient_norm2)
+            order += [cohort.clients[i] for i in rows] if cohort else []
+        tensors: dict[str, Any] = {
+            **aggregate,
+            "gradient_norm2": torch.stack(gradient_norms),
+            "start_loss": start_loss,
+        }
+        if cohort:
+            start_of = torch.zeros(self.clients, dtype=torch.int64)
+            start_of[list(cohort.clients)] = torch.tensor([ages.index(age) for age in cohort.ages])
+            tensors["start_of"] = start_of
+            tensors["dot"] = absent(torch.cat(dots, 1), order, self.clients, axis=1)
+            tensors["update_norm2"] = absent(torch.cat(norms, 1), order, self.clients, axis=1)
+        return tensors
+
+
+def _rows(cohort: Cohort, rows: list[int]) -> Tensor:
+    """Some rows of a cohort; without a copy when they are all of them."""
+    return cohort.updates if len(rows) == len(cohort.clients) else cohort.updates[rows]

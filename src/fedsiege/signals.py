@@ -1,0 +1,270 @@
+"""Per-example evidence of one recorded round, for all candidates and all clients together.
+
+The gradient of a candidate is that of the global model, so it does not depend on the client. It is formed once,
+layer by layer, from the layer's inputs and output gradients, multiplied with the stacked updates of all clients,
+and dropped: no [m, d] matrix, no loop over clients, no batch of one. Layers of a kind not known here, or shared,
+or called twice, take the general way (one vectorised per-example gradient of just their parameters).
+
+Cost per candidate: one forward and backward pass, the layers' products, and one forward pass a client.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedsiege.records import Cohort, Examples
+from fedsiege.task import Task
+
+BLOCK = 500_000
+"""Entries of per-example gradients formed at once (2 MB): enough to amortise a call, few enough for the caches."""
+
+Piece = tuple[str, int, Tensor]
+"""A parameter's name, an offset into it, and per-example gradients [b, entries] from there on."""
+
+PerExample = Callable[[Any, Tensor, Tensor], Iterator[Piece]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Products of candidates' gradients with updates, per parameter group (G groups, n updates, m candidates).
+
+    dot [G, n, m] is with `start - local`: positive when training went down the example's loss, as for a member.
+    gradient_norm2 [G, m] and update_norm2 [G, n] are squared norms; start_loss [m] is the loss of the start model.
+    """
+
+    dot: Tensor
+    gradient_norm2: Tensor
+    update_norm2: Tensor
+    start_loss: Tensor
+
+
+def align(
+    task: Task,
+    start: Tensor,
+    updates: Tensor,
+    examples: Examples,
+    groups: Sequence[int],
+    extra: Tensor | None = None,
+    batch: int = 64,
+) -> Alignment:
+    """Align per-example gradients at the model `start` [d] with updates [n, d].
+
+    Args:
+        task: the model and its loss; put into evaluation mode (no dropout, BatchNorm by its running statistics).
+        start: the model at which gradients are taken.
+        updates: rows `local - start`, in memory or memory-mapped; read one layer at a time.
+        examples: the m candidates.
+        groups: for each trained tensor the number of its group, 0..G-1.
+        extra: one more update [d], which becomes the last row (the change of the global model, say).
+        batch: candidates per backward pass; results do not depend on it.
+
+    """
+    task.load(start)
+    task.module.eval()
+    count, n, m = max(groups) + 1, len(updates) + (extra is not None), len(examples)
+
+    def read(entries: slice) -> Tensor:
+        rows = updates[:, entries].to(task.device)
+        return rows if extra is None else torch.cat((rows, extra[None, entries]))
+
+    dot = torch.zeros(count, n, m, device=task.device)
+    norm2 = torch.zeros(count, m, device=task.device)
+    losses = torch.zeros(m, device=task.device)
+    places = list(task.layout.slices())[: len(groups)]
+    where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
+    tape = Tape(task.module)
+    for first in range(0, m, batch):
+        rows = slice(first, first + batch)
+        x, y = task.inputs(examples.x[rows]), examples.y[rows]
+        losses[rows] = tape.record(task, x, y)
+        for name, offset, gradients in tape.gradients(task, x, y):
+            group, place = where[name]
+            entries = slice(place.start + offset, place.start + offset + gradients.shape[1])
+            dot[group, :, rows] += read(entries) @ gradients.T
+            norm2[group, rows] += gradients.square().sum(1)
+    squares = torch.stack([read(place).double().square().sum(1) for _, place in places])
+    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=squares.device)
+    update_norm2.index_add_(0, torch.as_tensor(groups, device=squares.device), squares)
+    return Alignment(-dot, norm2, update_norm2.float(), losses)
+
+
+class Tape:
+    """The inputs and output gradients of a model's layers for one batch.
+
+    A layer is *direct* when its kind is known, its parameters are its own, and it ran exactly once.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        owners: dict[int, int] = {}
+        for layer in module.modules():
+            for parameter in layer.parameters(recurse=False):
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+        self.layers = {
+            name: layer
+            for name, layer in module.named_modules()
+            if per_example_of(layer) and all(owners[id(p)] == 1 for p in layer.parameters(recurse=False))
+        }
+
+    def record(self, task: Task, x: Tensor, y: Tensor) -> Tensor:
+        """Run the batch forward and backward; returns the losses [b]."""
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
+
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                seen[name].append((inputs[0].detach(), output))
+                # The copy goes on through the model, so that an in-place layer after this one cannot spoil ours.
+                return output.clone()
+
+            return hook
+
+        handles = [layer.register_forward_hook(keep(name)) for name, layer in self.layers.items()]
+        try:
+            with torch.enable_grad():
+                losses = task.losses(task.logits(x), y)
+        finally:
+            for handle in handles:
+                handle.remove()
+        once = {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
+        backward = torch.autograd.grad(losses.sum(), [output for _, output in once.values()])
+        self.calls = {name: (a, g) for (name, (a, _)), g in zip(once.items(), backward, strict=True)}
+        return losses.detach()
+
+    def gradients(self, task: Task, x: Tensor, y: Tensor) -> Iterator[Piece]:
+        """Every trained tensor's per-example gradients, in pieces."""
+        trained = {
+            name for name, kind in zip(task.layout.names, task.layout.kinds, strict=True) if kind == "trained"
+        }
+        covered = set()
+        for name, (a, g) in self.calls.items():
+            layer = self.layers[name]
+            per_example = per_example_of(layer)
+            assert per_example is not None
+            for parameter, offset, gradients in per_example(layer, a, g):
+                full = f"{name}.{parameter}" if name else parameter
+                if full in trained:
+                    covered.add(full)
+                    yield full, offset, gradients
+        if trained - covered:
+            yield from general(task, sorted(trained - covered), x, y)
+
+
+def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piece]:
+    """Per-example gradients of any tensors, by vectorised automatic differentiation, in blocks of examples."""
+    everything = {
+        **{k: v.detach() for k, v in task.module.named_parameters()},
+        **{k: v.detach() for k, v in task.module.named_buffers()},
+    }
+    chosen = {name: everything.pop(name) for name in names}
+
+    def loss(wanted: dict[str, Tensor], xi: Tensor, yi: Tensor) -> Tensor:
+        logits = functional_call(task.module, {**everything, **wanted}, (xi[None],))
+        return task.losses(logits, yi[None]).sum()
+
+    block = max(1, BLOCK // sum(t.numel() for t in chosen.values()))
+    parts = [
+        vmap(grad(loss), in_dims=(None, 0, 0))(chosen, xb, yb)
+        for xb, yb in zip(x.split(block), y.split(block), strict=True)
+    ]
+    for name in names:
+        yield name, 0, torch.cat([part[name] for part in parts]).flatten(1)
+
+
+def per_example_of(layer: nn.Module) -> PerExample | None:
+    """How to form a layer's per-example gradients from its input and output gradient; None: the general way."""
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        return None
+    return KNOWN.get(type(layer))
+
+
+def _linear(layer: nn.Linear, a: Tensor, g: Tensor) -> Iterator[Piece]:
+    a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
+    yield from _products(g.transpose(1, 2), a)
+    if layer.bias is not None:
+        yield "bias", 0, g.sum(1)
+
+
+def _conv2d(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Iterator[Piece]:
+    assert not isinstance(layer.padding, str)
+    patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    g = g.flatten(2)
+    size = layer.weight[0].numel()
+    for group, (ours, inputs) in enumerate(
+        zip(g.chunk(layer.groups, 1), patches.chunk(layer.groups, 1), strict=True)
+    ):
+        yield from _products(ours, inputs.transpose(1, 2), offset=group * ours.shape[1] * size)
+    if layer.bias is not None:
+        yield "bias", 0, g.sum(2)
+
+
+def _products(g: Tensor, a: Tensor, offset: int = 0) -> Iterator[Piece]:
+    """A weight's gradients, in blocks of outputs: g [b, out, positions] times a [b, positions, in]."""
+    step = max(1, BLOCK // (len(a) * a.shape[2]))
+    for first in range(0, g.shape[1], step):
+        yield "weight", offset + first * a.shape[2], (g[:, first : first + step] @ a).flatten(1)
+
+
+def _group_norm(layer: nn.GroupNorm, a: Tensor, g: Tensor) -> Iterator[Piece]:
+    return _scale_and_shift(layer, F.group_norm(a, layer.num_groups, eps=layer.eps), g)
+
+
+def _batch_norm(layer: nn.BatchNorm2d, a: Tensor, g: Tensor) -> Iterator[Piece]:
+    standard = F.batch_norm(a, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
+    return _scale_and_shift(layer, standard, g)
+
+
+def _layer_norm(layer: nn.LayerNorm, a: Tensor, g: Tensor) -> Iterator[Piece]:
+    standard = F.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+    # Channels last, as `_scale_and_shift` wants them second: all normalised entries are one channel dimension.
+    size = layer.weight.numel() if layer.weight is not None else 1
+    shape = (len(a), -1, size)
+    return _scale_and_shift(layer, standard.reshape(shape).transpose(1, 2), g.reshape(shape).transpose(1, 2))
+
+
+def _scale_and_shift(layer: Any, standard: Tensor, g: Tensor) -> Iterator[Piece]:
+    """Gradients of a scale and a shift per channel (dimension 1), summed over all positions."""
+    shape = (len(g), g.shape[1], -1)
+    if layer.weight is not None:
+        yield "weight", 0, (g * standard).reshape(shape).sum(2)
+    if layer.bias is not None:
+        yield "bias", 0, g.reshape(shape).sum(2)
+
+
+KNOWN: dict[type[nn.Module], PerExample] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm1d: _batch_norm,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses [n, m] of n models on m candidates, and their logits [n, m, C] when they were asked for."""
+
+    loss: Tensor
+    logits: Tensor | None
+
+
+def losses_of(task: Task, models: Iterator[Tensor], examples: Examples, keep_logits: bool = False) -> Losses:
+    """The loss of each model [d] on each candidate: one forward pass a model."""
+    losses, logits = [], []
+    for model in models:
+        output = task.predict(model, examples)
+        losses.append(task.losses(output, examples.y))
+        if keep_logits:
+            logits.append(output)
+    return Losses(torch.stack(losses), torch.stack(logits) if keep_logits else None)
+
+
+def uploaded(cohort: Cohort) -> Iterator[Tensor]:
+    """The models that the server received: each row's start model plus its update."""
+    for update, age in zip(cohort.updates, cohort.ages, strict=True):
+        yield cohort.starts[age] + update

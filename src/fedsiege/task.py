@@ -1,0 +1,123 @@
+"""A model and its loss as functions of one flat parameter vector.
+
+One model is resident. Its trained parameters and float buffers are views into one vector `state` [d], their
+gradients views into another, so that loading a client's model is one copy and an optimiser step is a few passes
+over one tensor. Integer buffers (BatchNorm's batch counter) and frozen parameters do not travel.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedsiege.errors import InputError
+from fedsiege.records import Examples, Kind, Layout
+
+SIGNALS = frozenset({"loss", "logits", "gradient"})
+"""What a classification task can be asked for, per example."""
+
+
+class Task:
+    """A classifier on normalised inputs with the cross-entropy loss.
+
+    Args:
+        module: any module that maps inputs [m, ...] to logits [m, C].
+        mean, std: per channel of images scaled to [0, 1], or per feature; empty leaves float inputs as they are.
+        device: where the model and all its inputs live.
+
+    """
+
+    signals = SIGNALS
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.module = module.to(self.device).float()
+        self.layout = layout_of(self.module)
+        self.state = torch.cat([t.detach().reshape(-1) for t in self._tensors()])
+        self.gradient = torch.zeros(self.layout.trained, device=self.device)
+        self._adopt()
+        self._integers = [(b, b.clone()) for b in module.buffers() if not b.is_floating_point()]
+        self._mean = torch.tensor(mean, device=self.device, dtype=torch.float32)
+        self._std = torch.tensor(std, device=self.device, dtype=torch.float32)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        return (tensors[name] for name in self.layout.names)
+
+    def _adopt(self) -> None:
+        """Make every tensor of the model a view into the flat vectors."""
+        for tensor, (_, place), shape in zip(
+            self._tensors(), self.layout.slices(), self.layout.shapes, strict=True
+        ):
+            tensor.data = self.state[place].view(shape)
+            if isinstance(tensor, nn.Parameter):
+                tensor.grad = self.gradient[place].view(shape)
+
+    def load(self, vector: Tensor) -> None:
+        """Make `vector` [d] the model; integer buffers go back to their initial values."""
+        self.state.copy_(vector)
+        for buffer, initial in self._integers:
+            buffer.copy_(initial)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Raw inputs as the model wants them: images scaled to [0, 1], then normalised, a batch at once."""
+        if x.dtype == torch.uint8:
+            x = x.to(torch.float32) / 255
+        if not len(self._mean):
+            return x
+        shape = (1, -1, *([1] * (x.dim() - 2)))
+        return (x - self._mean.view(shape)) / self._std.view(shape)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The resident model's logits [m, C] for prepared inputs."""
+        logits: Tensor = self.module(x)
+        return logits
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy per example [m]."""
+        return F.cross_entropy(logits, y, reduction="none")
+
+    @torch.no_grad()
+    def predict(self, vector: Tensor, examples: Examples, batch: int = 500) -> Tensor:
+        """Logits [m, C] of the model `vector` in evaluation mode, on un-augmented inputs."""
+        self.load(vector)
+        self.module.eval()
+        parts = [self.logits(self.inputs(x)) for x in examples.x.split(batch)]
+        return torch.cat(parts)
+
+    def measure(self, vector: Tensor, examples: Examples) -> tuple[float, float]:
+        """Accuracy and mean loss of the model `vector` on these examples."""
+        logits = self.predict(vector, examples)
+        accuracy = (logits.argmax(1) == examples.y).double().mean()
+        return float(accuracy), float(self.losses(logits, examples.y).double().mean())
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """The layout of a module's flat vector; InputError when nothing is trained."""
+    tensors: list[tuple[str, Tensor, Kind]] = [
+        (name, p, "trained") for name, p in module.named_parameters() if p.requires_grad
+    ]
+    if not tensors:
+        raise InputError(f"model: {type(module).__name__} has no trained parameter")
+    tensors += [(name, b, "buffer") for name, b in module.named_buffers() if b.is_floating_point()]
+    names = tuple(name for name, _, _ in tensors)
+    return Layout(
+        names=names,
+        shapes=tuple(tuple(t.shape) for _, t, _ in tensors),
+        kinds=tuple(kind for _, _, kind in tensors),
+        groups=tuple(name.partition(".")[0] for name in names),
+    )
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a module with its initial weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

@@ -1,0 +1,82 @@
+"""THE local training loop: clients, shadow models and attackers all train here."""
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fedsiege.errors import InputError
+from fedsiege.records import Examples
+from fedsiege.task import Task
+
+
+class Training(BaseModel):
+    """How a client trains between receiving the global model and answering.
+
+    A fresh optimiser per client and round, shuffled batches, mean cross-entropy. `fedsgd` is one plain step of
+    size `lr` on the gradient over all of the client's data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    algorithm: Literal["fedavg", "fedsgd"] = "fedavg"
+    epochs: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1)] = 100
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["constant", "factor", "cosine"] = "constant"
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """With schedule `factor`, what the learning rate is multiplied with after each round."""
+
+    def rate(self, number: int, rounds: int) -> float:
+        """The learning rate of round `number`, counted from 1."""
+        if self.schedule == "factor":
+            return self.lr * self.factor ** (number - 1)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * (number - 1) / rounds)) / 2
+        return self.lr
+
+    def optimiser_of(self, task: Task, lr: float) -> torch.optim.Optimizer:
+        """A fresh optimiser over the task's one flat vector of trained parameters."""
+        flat = torch.nn.Parameter(task.state[: task.layout.trained])
+        flat.grad = task.gradient
+        if self.algorithm == "fedsgd":
+            return torch.optim.SGD([flat], lr=lr, fused=True)
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(
+                [flat], lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+            )
+        adam = torch.optim.Adam if self.optimiser == "adam" else torch.optim.AdamW
+        return adam([flat], lr=lr, weight_decay=self.weight_decay, fused=True)
+
+
+def train(
+    task: Task, start: Tensor, examples: Examples, training: Training, lr: float, rng: np.random.Generator
+) -> Tensor:
+    """Train the model `start` [d] on a client's examples and return its update `local - start` [d].
+
+    Non-finite values are not looked for here: one look at the update when it arrives costs less than one per batch.
+    """
+    if not len(examples):
+        raise InputError("training: a client without examples cannot train")
+    task.load(start)
+    task.module.train()
+    optimiser = training.optimiser_of(task, lr)
+    whole = training.algorithm == "fedsgd"
+    for _ in range(1 if whole else training.epochs):
+        order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
+        for rows in order.split(len(examples) if whole else training.batch):
+            step(task, optimiser, examples.x[rows], examples.y[rows])
+    return task.state - start
+
+
+def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """One optimiser step on the mean loss of a batch of raw inputs."""
+    task.gradient.zero_()
+    task.losses(task.logits(task.inputs(x)), y).mean().backward()
+    optimiser.step()

@@ -1,0 +1,335 @@
+"""What an adversary may see of the recorded evidence, and the error when an attack asks for more.
+
+Evidence says nothing about membership: a candidate is a column, and no column knows which group it comes from.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsiege.errors import InputError, ThreatModelError
+from fedsiege.records import Counters, Floats
+from fedsiege.registry import nearest
+
+Vantage = Literal[
+    "client", "malicious_clients", "coalition_member", "server", "server_aggregate_only", "server_and_insider"
+]
+"""Where the adversary sits. Only `server` and `server_and_insider` see what single clients uploaded."""
+
+Signal = Literal["loss", "cosine", "diff", "norm2", "head", "labels"]
+"""What an attack can need of the evidence."""
+
+Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Labels = NDArray[np.int64]
+
+SINGLE_UPDATES: tuple[Vantage, ...] = ("server", "server_and_insider")
+
+OF_THE_GLOBAL_MODEL: Mapping[str, str] = {
+    "loss": "global_loss",
+    "cosine": "aggregate_cosine",
+    "diff": "aggregate_diff",
+    "norm2": "norm2",
+}
+"""Signal -> the evidence that stands in for it where only global models are seen."""
+
+AXES: Mapping[str, str] = {
+    "loss": "TKm",
+    "cosine": "TKm",
+    "diff": "TKm",
+    "norm2": "Tm",
+    "head": "TKC",
+    "labels": "m",
+    "present": "TK",
+    "global_loss": "Tm",
+    "aggregate_cosine": "Tm",
+    "aggregate_diff": "Tm",
+}
+"""The arrays of evidence and their axes: T recorded rounds, K clients, m candidates, C classes."""
+
+
+class Evidence(Protocol):
+    """What was recorded of T rounds, K clients and m candidates; t counts recorded rounds, 0..T-1.
+
+    Arrays are float32 or float64. A row of a client that did not take part in the round is NaN.
+    """
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """The numbers (from 1) of the recorded rounds, increasing."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """K, all clients of the federation."""
+        ...
+
+    @property
+    def labels(self) -> Labels:
+        """The candidates' classes [m]."""
+        ...
+
+    def present(self, t: int) -> Flags:
+        """Who took part [K]."""
+        ...
+
+    def loss(self, t: int) -> Floats:
+        """Cross-entropy of the model that each client uploaded [K, m]."""
+        ...
+
+    def global_loss(self, t: int) -> Floats:
+        """Cross-entropy of the global model at the end of the round, the one broadcast next [m]."""
+        ...
+
+    def cosine(self, t: int) -> Floats:
+        """Cosine of the example's gradient at the start model with `start - local` [K, m]; positive = member."""
+        ...
+
+    def diff(self, t: int) -> Floats:
+        """2 <g, u> - |g|^2 with g the example's gradient and u = `start - local` [K, m]."""
+        ...
+
+    def norm2(self, t: int) -> Floats:
+        """|g|^2 at the global model at the start of the round [m]."""
+        ...
+
+    def aggregate_cosine(self, t: int) -> Floats:
+        """As `cosine`, with the change of the global model [m]."""
+        ...
+
+    def aggregate_diff(self, t: int) -> Floats:
+        """As `diff`, with the change of the global model [m]."""
+        ...
+
+    def head(self, t: int) -> Floats:
+        """Each client's update `local - start` of the last layer's bias, or its weight's row sums [K, C]."""
+        ...
+
+
+class ArrayEvidence:
+    """Evidence from plain arrays.
+
+    Args:
+        arrays: any of `loss cosine diff` [T, K, m], `norm2 global_loss aggregate_cosine aggregate_diff` [T, m],
+            `head` [T, K, C], `labels` [m] (integers), `present` [T, K] (booleans; all present when left out).
+        rounds: T increasing round numbers; 1..T when left out.
+
+    Raises InputError for an unknown array or a shape that does not fit, and on asking for an array not given.
+
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], rounds: Sequence[int] | None = None) -> None:
+        self._arrays = {name: _array(name, given) for name, given in arrays.items()}
+        sizes = _sizes(self._arrays)
+        if "T" not in sizes:
+            raise InputError(f"evidence: got {_listed(self._arrays)}; expected at least one array over rounds")
+        self.rounds = tuple(range(1, sizes["T"] + 1)) if rounds is None else tuple(rounds)
+        if len(self.rounds) != sizes["T"] or list(self.rounds) != sorted(set(self.rounds)):
+            raise InputError(f"evidence rounds: got {self.rounds}; expected {sizes['T']} increasing round numbers")
+        self.clients = sizes.get("K", 1)
+
+    @property
+    def labels(self) -> Labels:
+        """The candidates' classes [m]."""
+        return np.asarray(self._given("labels"), dtype=np.int64)
+
+    def present(self, t: int) -> Flags:
+        """Who took part [K]; everyone where `present` was not given."""
+        if "present" not in self._arrays:
+            return np.ones(self.clients, dtype=np.bool_)
+        return np.asarray(self._arrays["present"][t], dtype=np.bool_)
+
+    def loss(self, t: int) -> Floats:
+        """Cross-entropy of each client's model [K, m]."""
+        return self._at("loss", t)
+
+    def global_loss(self, t: int) -> Floats:
+        """Cross-entropy of the global model [m]."""
+        return self._at("global_loss", t)
+
+    def cosine(self, t: int) -> Floats:
+        """Cosine of gradient and `start - local` [K, m]."""
+        return self._at("cosine", t)
+
+    def diff(self, t: int) -> Floats:
+        """2 <g, u> - |g|^2 [K, m]."""
+        return self._at("diff", t)
+
+    def norm2(self, t: int) -> Floats:
+        """|g|^2 [m]."""
+        return self._at("norm2", t)
+
+    def aggregate_cosine(self, t: int) -> Floats:
+        """Cosine with the change of the global model [m]."""
+        return self._at("aggregate_cosine", t)
+
+    def aggregate_diff(self, t: int) -> Floats:
+        """Difference with the change of the global model [m]."""
+        return self._at("aggregate_diff", t)
+
+    def head(self, t: int) -> Floats:
+        """Each client's update of the last layer [K, C]."""
+        return self._at("head", t)
+
+    def _at(self, name: str, t: int) -> Floats:
+        values: Floats = self._given(name)[t]
+        return values
+
+    def _given(self, name: str) -> NDArray[Any]:
+        if name not in self._arrays:
+            raise InputError(
+                f"evidence: {name} {_expected(name)} is needed and was not given; given: {_listed(self._arrays)}"
+            )
+        return self._arrays[name]
+
+
+class View:
+    """Evidence as one adversary sees it; everything comes out as finite float64.
+
+    A vantage that sees single updates gets the target's column from `own` and the other clients' from `others`.
+    Every other vantage sees global models only: `own` is then the global model's, the same for every target, in
+    every recorded round, and `others` raises ThreatModelError.
+    """
+
+    def __init__(self, evidence: Evidence, vantage: Vantage) -> None:
+        if vantage not in get_args(Vantage):
+            raise InputError(f"vantage: got {vantage!r}; expected one of {', '.join(get_args(Vantage))}")
+        self.vantage: Vantage = vantage
+        self.counters: Counters = {}
+        self._evidence = evidence
+        # Attacks ask for the target's column and then for the others of the same round: read it once.
+        self._held: tuple[tuple[str, int], Values] | None = None
+
+    @property
+    def clients(self) -> int:
+        """K, all clients of the federation."""
+        return self._evidence.clients
+
+    @property
+    def labels(self) -> Labels:
+        """The candidates' classes [m]; whoever asks about an example knows its label."""
+        return np.asarray(self._evidence.labels, dtype=np.int64)
+
+    @property
+    def sees_updates(self) -> bool:
+        """Whether this adversary sees what single clients uploaded."""
+        return self.vantage in SINGLE_UPDATES
+
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """The numbers (from 1) of the recorded rounds: `recorded[t]`."""
+        return self._evidence.rounds
+
+    def rounds(self, target: int) -> list[int]:
+        """The recorded rounds t to read for a target: its own ones, or all under a vantage on global models."""
+        self._check(target)
+        every = range(len(self.recorded))
+        found = [t for t in every if not self.sees_updates or self._evidence.present(t)[target]]
+        if not found:
+            raise InputError(
+                f"client {target} took part in none of the recorded rounds {', '.join(map(str, self.recorded))}; "
+                "lower record_every, train more rounds or choose another target"
+            )
+        return found
+
+    def company(self, target: int, t: int) -> int:
+        """How many other clients took part in round t."""
+        self._need_updates("the list of single clients' updates")
+        return int(self._others(target, t).sum())
+
+    def own(self, signal: Signal, target: int, t: int) -> Values:
+        """The signal of the target's update [m] (`head`: [C]), or of the global model under its vantages."""
+        self._check(target)
+        if not self.sees_updates:
+            if signal not in OF_THE_GLOBAL_MODEL:
+                self._need_updates(f"own({signal!r})")
+            name = OF_THE_GLOBAL_MODEL[signal]
+            return self._finite(name, t, self._read(name, t).copy())
+        if not self._evidence.present(t)[target]:
+            raise InputError(
+                f"client {target} did not take part in round {self.recorded[t]}; there is no {signal} of it"
+            )
+        values = self._read(signal, t)
+        return self._finite(signal, t, (values if signal == "norm2" else values[target]).copy())
+
+    def others(self, signal: Signal, target: int, t: int) -> Values:
+        """The signal of the other clients that took part [<= K-1, m] (`head`: [<= K-1, C])."""
+        self._check(target)
+        self._need_updates(f"others({signal!r})")
+        return self._finite(signal, t, self._read(signal, t)[self._others(target, t)])
+
+    def count(self, name: str, n: float = 1) -> None:
+        """Add n to a counter of what the attack did (n = 0 shows the counter at zero)."""
+        self.counters[name] = self.counters.get(name, 0) + n
+
+    def _others(self, target: int, t: int) -> Flags:
+        present = np.array(self._evidence.present(t), dtype=np.bool_)
+        present[target] = False
+        return present
+
+    def _read(self, name: str, t: int) -> Values:
+        if self._held is None or self._held[0] != (name, t):
+            values = np.array(getattr(self._evidence, name)(t), dtype=np.float64)
+            values.setflags(write=False)
+            self._held = ((name, t), values)
+        return self._held[1]
+
+    def _finite(self, name: str, t: int, values: Values) -> Values:
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        if bad:
+            raise InputError(
+                f"evidence: {bad} of {values.size} values of {name} in round {self.recorded[t]} are not finite; "
+                "expected numbers for every client that is present"
+            )
+        return values
+
+    def _check(self, target: int) -> None:
+        if not 0 <= target < self.clients:
+            raise InputError(f"target: got {target}; expected a client number, 0..{self.clients - 1}")
+
+    def _need_updates(self, asked: str) -> None:
+        if not self.sees_updates:
+            raise ThreatModelError(
+                f"vantage {self.vantage} sees global models only; {asked} asks for the updates of single clients, "
+                f"which are hidden from it (seen by: {', '.join(SINGLE_UPDATES)})"
+            )
+
+
+def _array(name: str, given: Any) -> NDArray[Any]:
+    if name not in AXES:
+        raise InputError(f"evidence: unknown array {name!r}{nearest(name, list(AXES))}; known: {', '.join(AXES)}")
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"evidence {name}: not an array ({error}); expected {_expected(name)}") from None
+    kinds, what = {"labels": ("iu", "integers"), "present": ("b", "booleans")}.get(name, ("fiu", "numbers"))
+    if array.dtype.kind not in kinds:
+        raise InputError(f"evidence {name}: got type {array.dtype}; expected {what} {_expected(name)}")
+    if array.ndim != len(AXES[name]) or 0 in array.shape:
+        raise InputError(f"evidence {name}: got shape {array.shape}; expected {_expected(name)}, none of them 0")
+    return array
+
+
+def _sizes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """The size of every axis; InputError where two arrays differ."""
+    sizes: dict[str, int] = {}
+    first: dict[str, str] = {}
+    for name, array in arrays.items():
+        for axis, size in zip(AXES[name], array.shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise InputError(
+                    f"evidence {name}: got shape {array.shape}; expected {_expected(name)} "
+                    f"with {axis} = {sizes[axis]} as in {first[axis]}"
+                )
+            first.setdefault(axis, name)
+    return sizes
+
+
+def _expected(name: str) -> str:
+    return f"[{', '.join(AXES[name])}]"
+
+
+def _listed(arrays: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(arrays) or "nothing"

@@ -1,0 +1,198 @@
+"""What every registered membership attack must do, whatever its idea is."""
+
+from typing import Any, cast, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from fedsiege.attacks.membership.base import MembershipAttack, vantages
+from fedsiege.registry import build, names
+from fedsiege.streams import stream
+from fedsiege.view import OF_THE_GLOBAL_MODEL, ArrayEvidence, Evidence, Signal, Vantage, View
+
+T, K, CLASSES, TARGET = 5, 6, 4, 2
+CASES = [(name, vantage) for name in names("membership") for vantage in vantages(build("membership", name, "test"))]
+PER_CLIENT = ("loss", "cosine", "diff", "head")
+
+Arrays = dict[str, Any]
+
+
+def attack_of(name: str, vantage: Vantage) -> MembershipAttack:
+    attack: MembershipAttack = build("membership", {"name": name, "vantage": vantage}, "test")
+    return attack
+
+
+def exchangeable(seed: int, m: int) -> Arrays:
+    """Evidence in which the target is one client like any other and no candidate is special.
+
+    Candidates differ in difficulty and clients in level, as real ones do; client sampling leaves holes.
+    """
+    rng = stream(seed, "exchangeable evidence")
+    hard = rng.normal(size=m)
+    level = rng.normal(size=(T, K, 1))
+    present = rng.random((T, K)) < 0.8
+    present[:3, [0, 1, TARGET]] = True
+    present[4, TARGET] = False
+    arrays = {
+        "loss": np.exp(hard + 0.3 * level + 0.5 * rng.normal(size=(T, K, m))),
+        "cosine": 0.1 * np.tanh(hard + level + rng.normal(size=(T, K, m))),
+        "diff": hard + level + rng.normal(size=(T, K, m)),
+        "norm2": np.exp(hard + rng.normal(size=(T, m))),
+        "head": rng.normal(size=(T, K, CLASSES)),
+        "labels": rng.integers(0, CLASSES, size=m),
+        "present": present,
+        "global_loss": np.exp(hard + rng.normal(size=(T, m))),
+        "aggregate_cosine": 0.1 * np.tanh(hard + rng.normal(size=(T, m))),
+        "aggregate_diff": hard + rng.normal(size=(T, m)),
+    }
+    return with_absent_rows(arrays, np.nan)
+
+
+def with_absent_rows(arrays: Arrays, value: float) -> Arrays:
+    filled = {name: np.array(arrays[name]) for name in arrays}
+    for name in PER_CLIENT:
+        filled[name][~arrays["present"]] = value
+    return filled
+
+
+def scored(name: str, vantage: Vantage, arrays: Arrays) -> NDArray[np.float64]:
+    return attack_of(name, vantage).score(View(ArrayEvidence(arrays), vantage), TARGET)
+
+
+@pytest.mark.parametrize("name", names("membership"))
+def test_says_what_it_is(name: str) -> None:
+    attack = build("membership", name, "test")
+    assert isinstance(attack, MembershipAttack)
+    assert attack.title
+    assert attack.needs
+    assert attack.needs <= set(get_args(Signal))
+    assert attack.vantage == vantages(attack)[0]
+    assert attack.min_rounds == (2 if attack.multi_round else 1)
+    assert hasattr(attack, "round") != attack.multi_round
+    assert attack.min_clients == (3 if attack.needs_others else 1)
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_one_finite_float64_per_candidate_and_the_same_again(name: str, vantage: Vantage) -> None:
+    arrays = exchangeable(0, 50)
+    scores = scored(name, vantage, arrays)
+    assert scores.shape == (50,)
+    assert scores.dtype == np.float64
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(scored(name, vantage, arrays), scores)
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_evidence_is_left_as_it_was(name: str, vantage: Vantage) -> None:
+    arrays = exchangeable(1, 20)
+    before = {key: np.array(value) for key, value in arrays.items()}
+    scored(name, vantage, arrays)[:] = 0
+    for key, value in before.items():
+        np.testing.assert_array_equal(arrays[key], value)
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_the_order_of_candidates_says_nothing(name: str, vantage: Vantage) -> None:
+    arrays = exchangeable(2, 60)
+    order = stream(2, "order").permutation(60)
+    permuted = {key: value if key in ("head", "present") else value[..., order] for key, value in arrays.items()}
+    np.testing.assert_allclose(scored(name, vantage, permuted), scored(name, vantage, arrays)[order], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_the_numbering_of_the_other_clients_says_nothing(name: str, vantage: Vantage) -> None:
+    arrays = exchangeable(3, 60)
+    others = [5, 3, TARGET, 0, 4, 1]
+    permuted = {
+        key: value[:, others] if key in (*PER_CLIENT, "present") else value for key, value in arrays.items()
+    }
+    np.testing.assert_allclose(
+        scored(name, vantage, permuted), scored(name, vantage, arrays), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_rows_of_absent_clients_never_leak(name: str, vantage: Vantage) -> None:
+    arrays = exchangeable(4, 40)
+    assert not arrays["present"].all()
+    np.testing.assert_array_equal(
+        scored(name, vantage, with_absent_rows(arrays, 1e6)), scored(name, vantage, arrays)
+    )
+
+
+class Recorder:
+    """Evidence that notes what is asked of it."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.asked: set[str] = set()
+        self._evidence = evidence
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.add(name)
+        return getattr(self._evidence, name)
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_needs_are_the_signals_that_are_read(name: str, vantage: Vantage) -> None:
+    attack = attack_of(name, vantage)
+    recorder = Recorder(ArrayEvidence(exchangeable(5, 30)))
+    view = View(cast(Evidence, recorder), vantage)
+    attack.score(view, TARGET)
+    if not view.sees_updates:
+        expected = {OF_THE_GLOBAL_MODEL.get(signal, signal) for signal in attack.needs}
+    else:
+        expected = set(attack.needs)
+    assert recorder.asked - {"rounds", "clients", "present"} == expected
+
+
+@pytest.mark.parametrize("name", names("membership"))
+def test_only_those_that_say_so_read_the_other_clients(name: str) -> None:
+    attack = build("membership", name, "test")
+    arrays = exchangeable(6, 40)
+    changed = {key: np.array(value) for key, value in arrays.items()}
+    for key in PER_CLIENT:
+        changed[key][:, [k for k in range(K) if k != TARGET]] *= stream(6, key).uniform(0.5, 2.0)
+    changed["head"][:, 0] = np.roll(changed["head"][:, 0], 1, axis=-1)
+    same = np.array_equal(scored(name, attack.vantage, changed), scored(name, attack.vantage, arrays))
+    assert same != attack.needs_others
+
+
+@pytest.mark.parametrize("name", names("membership"))
+def test_counts_the_rounds_it_read(name: str) -> None:
+    attack = build("membership", name, "test")
+    view = View(ArrayEvidence(exchangeable(7, 10)), attack.vantage)
+    attack.score(view, TARGET)
+    expected = len(view.rounds(TARGET)) - view.counters.get("rounds_skipped", 0) if attack.multi_round else 1
+    assert view.counters["rounds_used"] == expected
+
+
+def auc_of(name: str, vantage: Vantage, arrays: Arrays, members: int) -> float:
+    scores = scored(name, vantage, arrays)
+    return float(roc_auc_score(np.arange(len(scores)) < members, scores))
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_null_nothing_is_found_where_nothing_is(name: str, vantage: Vantage) -> None:
+    half, nulls = 500, 20
+    aucs = [auc_of(name, vantage, exchangeable(100 + seed, 2 * half), half) for seed in range(nulls)]
+    # Standard deviation of the AUC of two equal samples (Mann-Whitney).
+    deviation = np.sqrt((2 * half + 1) / (12 * half * half))
+    assert abs(np.mean(aucs) - 0.5) < 4 * deviation / np.sqrt(nulls)
+    assert np.abs(np.array(aucs) - 0.5).max() < 4 * deviation
+
+
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_members_score_higher_where_there_is_a_leak(name: str, vantage: Vantage) -> None:
+    half = 500
+    arrays = exchangeable(8, 2 * half)
+    arrays["loss"][:, TARGET, :half] *= 0.3
+    arrays["global_loss"][:, :half] *= 0.3
+    for key in ("cosine", "diff"):
+        arrays[key][:, TARGET, :half] += arrays[key][0, TARGET].std()
+        arrays[f"aggregate_{key}"][:, :half] += arrays[f"aggregate_{key}"][0].std()
+    arrays["norm2"][:, :half] *= 0.3
+    arrays["labels"][:half] = 3
+    arrays["head"][:, TARGET, 3] += 2.0
+    assert auc_of(name, vantage, arrays, half) > 0.65
