@@ -9,7 +9,7 @@ Cost per candidate: one forward and backward pass, the layers' products, and one
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,54 @@ from fedsiege.task import Task
 BLOCK = 500_000
 """Entries of per-example gradients formed at once (2 MB): enough to amortise a call, few enough for the caches."""
 
-Piece = tuple[str, int, Tensor]
-"""A parameter's name, an offset into it, and per-example gradients [b, entries] from there on."""
+MOVED = 64
+"""Positions times updates up to which moving inputs through the updates costs less than forming gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Per-example gradients of a part of one tensor, from entry `offset` on.
+
+    Either as they are, `g` [b, entries], or as the product of output gradients `g` [b, out, positions] and inputs
+    `a` [b, positions, in], which need not be formed.
+    """
+
+    tensor: str
+    offset: int
+    g: Tensor
+    a: Tensor | None = None
+
+    @property
+    def entries(self) -> int:
+        """How many entries of the tensor this is about."""
+        return self.g[0].numel() if self.a is None else self.g.shape[1] * self.a.shape[2]
+
+    def against(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Products [n, b] with the same entries of n updates [n, entries], and squared norms [b]."""
+        if self.a is None:
+            return rows @ self.g.T, self.g.square().sum(1)
+        if self.a.shape[1] * len(rows) <= MOVED:
+            return self._moved(rows, self.a)
+        return self._formed(rows, self.a)
+
+    def _moved(self, rows: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Every input moved by every update, weighed with the output gradients; norms from products of positions."""
+        (b, outputs, positions), n = self.g.shape, len(rows)
+        moved = a.flatten(0, 1) @ rows.reshape(n * outputs, -1).T
+        dot = torch.einsum("bpno,bop->nb", moved.view(b, positions, n, outputs), self.g)
+        return dot, ((a @ a.transpose(1, 2)) * (self.g.transpose(1, 2) @ self.g)).sum((1, 2))
+
+    def _formed(self, rows: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients themselves, in blocks of outputs that fit the caches."""
+        size = a.shape[2]
+        step = max(1, BLOCK // (len(a) * size))
+        dot, norm2 = rows.new_zeros(len(rows), len(a)), rows.new_zeros(len(a))
+        for first in range(0, self.g.shape[1], step):
+            block = (self.g[:, first : first + step] @ a).flatten(1)
+            dot += rows[:, first * size : first * size + block.shape[1]] @ block.T
+            norm2 += block.square().sum(1)
+        return dot, norm2
+
 
 PerExample = Callable[[Any, Tensor, Tensor], Iterator[Piece]]
 
@@ -82,14 +128,15 @@ def align(
         rows = slice(first, first + batch)
         x, y = task.inputs(examples.x[rows]), examples.y[rows]
         losses[rows] = tape.record(task, x, y)
-        for name, offset, gradients in tape.gradients(task, x, y):
-            group, place = where[name]
-            entries = slice(place.start + offset, place.start + offset + gradients.shape[1])
-            dot[group, :, rows] += read(entries) @ gradients.T
-            norm2[group, rows] += gradients.square().sum(1)
-    squares = torch.stack([read(place).double().square().sum(1) for _, place in places])
-    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=squares.device)
-    update_norm2.index_add_(0, torch.as_tensor(groups, device=squares.device), squares)
+        for piece in tape.gradients(task, x, y):
+            group, place = where[piece.tensor]
+            begin = place.start + piece.offset
+            products, squares = piece.against(read(slice(begin, begin + piece.entries)))
+            dot[group, :, rows] += products
+            norm2[group, rows] += squares
+    sizes = torch.stack([read(place).double().square().sum(1) for _, place in places])
+    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=sizes.device)
+    update_norm2.index_add_(0, torch.as_tensor(groups, device=sizes.device), sizes)
     return Alignment(-dot, norm2, update_norm2.float(), losses)
 
 
@@ -131,7 +178,8 @@ class Tape:
             for handle in handles:
                 handle.remove()
         once = {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
-        backward = torch.autograd.grad(losses.sum(), [output for _, output in once.values()])
+        outputs = [output for _, output in once.values()]
+        backward = torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True)
         self.calls = {name: (a, g) for (name, (a, _)), g in zip(once.items(), backward, strict=True)}
         return losses.detach()
 
@@ -145,11 +193,11 @@ class Tape:
             layer = self.layers[name]
             per_example = per_example_of(layer)
             assert per_example is not None
-            for parameter, offset, gradients in per_example(layer, a, g):
-                full = f"{name}.{parameter}" if name else parameter
+            for piece in per_example(layer, a, g):
+                full = f"{name}.{piece.tensor}" if name else piece.tensor
                 if full in trained:
                     covered.add(full)
-                    yield full, offset, gradients
+                    yield replace(piece, tensor=full)
         if trained - covered:
             yield from general(task, sorted(trained - covered), x, y)
 
@@ -172,7 +220,7 @@ def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piec
         for xb, yb in zip(x.split(block), y.split(block), strict=True)
     ]
     for name in names:
-        yield name, 0, torch.cat([part[name] for part in parts]).flatten(1)
+        yield Piece(name, 0, torch.cat([part[name] for part in parts]).flatten(1))
 
 
 def per_example_of(layer: nn.Module) -> PerExample | None:
@@ -184,29 +232,21 @@ def per_example_of(layer: nn.Module) -> PerExample | None:
 
 def _linear(layer: nn.Linear, a: Tensor, g: Tensor) -> Iterator[Piece]:
     a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
-    yield from _products(g.transpose(1, 2), a)
+    yield Piece("weight", 0, g.transpose(1, 2), a)
     if layer.bias is not None:
-        yield "bias", 0, g.sum(1)
+        yield Piece("bias", 0, g.sum(1))
 
 
 def _conv2d(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Iterator[Piece]:
     assert not isinstance(layer.padding, str)
     patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    g = g.flatten(2)
-    size = layer.weight[0].numel()
-    for group, (ours, inputs) in enumerate(
-        zip(g.chunk(layer.groups, 1), patches.chunk(layer.groups, 1), strict=True)
-    ):
-        yield from _products(ours, inputs.transpose(1, 2), offset=group * ours.shape[1] * size)
+    offset = 0
+    for ours, inputs in zip(g.flatten(2).chunk(layer.groups, 1), patches.chunk(layer.groups, 1), strict=True):
+        piece = Piece("weight", offset, ours, inputs.transpose(1, 2))
+        offset += piece.entries
+        yield piece
     if layer.bias is not None:
-        yield "bias", 0, g.sum(2)
-
-
-def _products(g: Tensor, a: Tensor, offset: int = 0) -> Iterator[Piece]:
-    """A weight's gradients, in blocks of outputs: g [b, out, positions] times a [b, positions, in]."""
-    step = max(1, BLOCK // (len(a) * a.shape[2]))
-    for first in range(0, g.shape[1], step):
-        yield "weight", offset + first * a.shape[2], (g[:, first : first + step] @ a).flatten(1)
+        yield Piece("bias", 0, g.flatten(2).sum(2))
 
 
 def _group_norm(layer: nn.GroupNorm, a: Tensor, g: Tensor) -> Iterator[Piece]:
@@ -230,9 +270,9 @@ def _scale_and_shift(layer: Any, standard: Tensor, g: Tensor) -> Iterator[Piece]
     """Gradients of a scale and a shift per channel (dimension 1), summed over all positions."""
     shape = (len(g), g.shape[1], -1)
     if layer.weight is not None:
-        yield "weight", 0, (g * standard).reshape(shape).sum(2)
+        yield Piece("weight", 0, (g * standard).reshape(shape).sum(2))
     if layer.bias is not None:
-        yield "bias", 0, g.reshape(shape).sum(2)
+        yield Piece("bias", 0, g.reshape(shape).sum(2))
 
 
 KNOWN: dict[type[nn.Module], PerExample] = {

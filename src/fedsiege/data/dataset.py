@@ -17,7 +17,7 @@ class Dataset:
 
     Images are uint8 [n, channels, height, width], everything else float32 [n, features]. `natural` holds columns of
     `train` that name natural clients (hospital, author). `rows[id]` says where an example came from ("train:17").
-    `mean` and `std` are per channel of images scaled to [0, 1] (or per feature); empty means: leave inputs as they are.
+    `mean` and `std` are per channel of images scaled to [0, 1] (or per feature); empty leaves inputs as they are.
     """
 
     train: Examples

@@ -1,0 +1,1 @@
+"""Data: where it comes from, how clients get it, and which examples an audit asks about."""
