@@ -24,7 +24,7 @@ BLOCK = 500_000
 """Entries of per-example gradients formed at once (2 MB): enough to amortise a call, few enough for the caches."""
 
 MOVED = 64
-"""Positions times updates up to which moving inputs through the updates costs less than forming gradients."""
+"""Positions times updates up to which moving inputs through updates costs less than forming gradients."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ squared norms, and the last layer's updates. Rows of clients that were absent ar
 """
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedsiege.errors import InputError
-from fedsiege.files import write_json, write_tensors
+from fedsiege.files import described, write_json, write_tensors
 from fedsiege.records import Ids, Layout
+from fedsiege.registry import nearest
 
 Groups = Literal["total", "blocks", "tensors"]
 SCHEMA = 1
+HEADER = "trace.json"
 
 CACHE = 2**29
 """Bytes of signals that stay in memory while attacks read a trace."""
@@ -44,18 +47,43 @@ class Header:
     def write(self, folder: Path) -> None:
         """Begin a trace in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / "trace.json",
-            {
-                "schema": SCHEMA,
-                "clients": self.clients,
-                "classes": self.classes,
-                "groups": list(self.groups),
-                "head": list(self.head),
-                "ids": self.ids.tolist(),
-                "labels": self.labels.tolist(),
-            },
+        content = {
+            "schema": SCHEMA,
+            "clients": self.clients,
+            "classes": self.classes,
+            "groups": list(self.groups),
+            "head": list(self.head),
+            "ids": self.ids.tolist(),
+            "labels": self.labels.tolist(),
+        }
+        write_json(folder / HEADER, {**content, "sha256": _checksum(content)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The header of the trace in `folder`; InputError when there is none, or it was altered."""
+        path = folder / HEADER
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{folder}: no {HEADER} here; expected the folder of a trace") from None
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from None
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise InputError(f"{path}: not a trace of schema {SCHEMA}")
+        if content.pop("sha256", None) != _checksum(content):
+            raise InputError(f"{path}: the checksum does not match the content; the file was altered")
+        return cls(
+            clients=content["clients"],
+            classes=content["classes"],
+            groups=tuple(content["groups"]),
+            head=tuple(content["head"]),
+            ids=np.array(content["ids"], dtype=np.str_),
+            labels=np.array(content["labels"], dtype=np.int64),
         )
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def grouping(layout: Layout, level: Groups) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -69,6 +97,12 @@ def grouping(layout: Layout, level: Groups) -> tuple[tuple[str, ...], tuple[int,
 def path_of(folder: Path, number: int) -> Path:
     """The file of recorded round `number`."""
     return folder / f"round_{number:06d}.safetensors"
+
+
+def recorded_in(folder: Path) -> tuple[int, ...]:
+    """The numbers of the rounds whose files are in `folder`, increasing."""
+    found = (path.stem.removeprefix("round_") for path in folder.glob("round_*.safetensors"))
+    return tuple(sorted(int(number) for number in found if number.isdigit()))
 
 
 def write_round(folder: Path, number: int, tensors: dict[str, Tensor]) -> int:
@@ -85,18 +119,16 @@ class Trace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        about = _header(folder)
-        self.clients = int(about["clients"])
-        self.classes = int(about["classes"])
-        self.groups = tuple(about["groups"])
-        self.head_sizes = tuple(about["head"])
-        self.ids: Ids = np.array(about["ids"], dtype=np.str_)
-        self.labels: NDArray[np.int64] = np.array(about["labels"], dtype=np.int64)
-        self.rounds = tuple(sorted(int(p.stem.removeprefix("round_")) for p in folder.glob("round_*.safetensors")))
+        header = Header.read(folder)
+        self.clients, self.classes = header.clients, header.classes
+        self.groups, self.head_sizes = header.groups, header.head
+        self.ids, self.labels = header.ids, header.labels
+        self.rounds = recorded_in(folder)
         # Attacks walk through all rounds, target by target: as many rounds stay in memory as fit into CACHE.
         size = 4 * self.clients * max(1, len(self.ids))
         self._signal = functools.lru_cache(maxsize=max(4, CACHE // size))(self._compute)
         self.present = functools.cache(self._present)
+        self._sound = functools.cache(self._verified)
 
     def loss(self, t: int) -> NDArray[np.float32]:
         """The loss of each client's uploaded model on each candidate [K, m]."""
@@ -139,12 +171,18 @@ class Trace:
         logits: NDArray[np.float32] = self._read(t, "logits")
         return logits
 
+    def _group(self, name: str) -> int:
+        if name not in self.groups:
+            raise InputError(f"{self.folder}: no group {name!r}{nearest(name, list(self.groups))}; expected some of "
+                             f"{', '.join(self.groups)}")
+        return self.groups.index(name)
+
     def _present(self, t: int) -> NDArray[np.bool_]:
         """Who answered in this round [K]."""
         return self._read(t, "present").astype(bool)
 
     def _read(self, t: int, name: str) -> NDArray[Any]:
-        path = path_of(self.folder, self.rounds[t])
+        path = self._sound(t)
         try:
             with safe_open(path, framework="pt") as file:
                 if name not in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
@@ -154,12 +192,20 @@ class Trace:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as a recorded round ({error})") from None
 
+    def _verified(self, t: int) -> Path:
+        """The file of a recorded round, after it was found whole and to be of this round."""
+        path = path_of(self.folder, self.rounds[t])
+        about = described(path)
+        if about.get("schema") != SCHEMA or about.get("round") != self.rounds[t]:
+            raise InputError(f"{path}: holds {about}; expected round {self.rounds[t]} of schema {SCHEMA}")
+        return path
+
     def _compute(self, t: int, signal: str, groups: tuple[str, ...] | None = None) -> NDArray[np.float32]:
         values: NDArray[np.float32]
         if signal in ("loss", "global_loss"):
             losses: NDArray[np.float32] = self._read(t, signal)
             return losses
-        chosen = [self.groups.index(g) for g in groups] if groups is not None else slice(None)
+        chosen = slice(None) if groups is None else [self._group(name) for name in groups]
         # A row's gradients are those of its own start model: `start_of` names it (0 unless answers came late).
         norm2 = self._read(t, "gradient_norm2").astype(np.float64)[:, chosen].sum(1)
         if signal == "norm2":
@@ -179,18 +225,6 @@ class Trace:
             total = 2 * total - own
         values = total.astype(np.float32)
         return values
-
-
-def _header(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no trace.json here; expected the folder of a trace") from None
-    except ValueError as error:
-        raise InputError(f"{folder / 'trace.json'}: not JSON ({error})") from None
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-        raise InputError(f"{folder / 'trace.json'}: not a trace of schema {SCHEMA}")
-    return about
 
 
 def absent(values: Tensor, rows: Sequence[int], clients: int, axis: int) -> Tensor:

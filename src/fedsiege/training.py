@@ -20,16 +20,24 @@ class Training(BaseModel):
     size `lr` on the gradient over all of the client's data.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     algorithm: Literal["fedavg", "fedsgd"] = "fedavg"
+    """`fedavg` trains for `epochs`; `fedsgd` takes one plain step on all of the client's data."""
     epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the client's data per round."""
     batch: Annotated[int, Field(ge=1)] = 100
+    """Examples per step."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """A fresh one per client and round."""
     lr: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate of the first round."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd`."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty (decoupled with `adamw`)."""
     schedule: Literal["constant", "factor", "cosine"] = "constant"
+    """How the learning rate falls from round to round."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.99
     """With schedule `factor`, what the learning rate is multiplied with after each round."""
 

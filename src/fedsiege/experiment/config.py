@@ -10,11 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from fedsiege.data.candidates import CandidateSpec
 from fedsiege.errors import InputError
 from fedsiege.registry import nearest
+from fedsiege.shipped import find
 from fedsiege.trace import Groups
 from fedsiege.training import Training
-
-SHIPPED = Path(__file__).parent.parent / "experiments"
-"""The experiments that come with the package."""
 
 Spec = str | dict[str, Any]
 """A component: its name, or `{name: ..., field: ...}`."""
@@ -35,7 +33,7 @@ FEDMIA_ATTACKS: list[Spec] = [
 class Strict(BaseModel):
     """A frozen part of a config in which every key is known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class TraceSpec(Strict):
@@ -175,21 +173,6 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     return validated(Experiment, raw, where)
 
 
-def find(config: str | Path) -> Path:
-    """The file of a config: a path, or a shipped experiment's name (`quickstart`, `fedmia/cifar100_alexnet`)."""
-    path = Path(config)
-    if path.is_file():
-        return path
-    name = str(config).removeprefix("experiments/").removesuffix(".yaml")
-    shipped = SHIPPED / f"{name}.yaml"
-    if shipped.is_file() and shipped.resolve().is_relative_to(SHIPPED.resolve()):
-        return shipped
-    known = [str(p.relative_to(SHIPPED).with_suffix("")) for p in sorted(SHIPPED.rglob("*.yaml"))]
-    raise InputError(
-        f"{config}: no such file or shipped experiment{nearest(name, known)}; shipped: {', '.join(known)}"
-    )
-
-
 def validated(kind: type[Experiment], raw: Mapping[str, Any], where: str) -> Experiment:
     """The experiment these values describe, or the first thing that is wrong with them."""
     try:
@@ -227,7 +210,14 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         raw = {}
     if not isinstance(raw, dict):
         raise InputError(f"{path}: got a {type(raw).__name__}; expected a mapping of fields to values")
-    return str(path), raw
+    return str(path), _named(raw)
+
+
+def _named(value: Any) -> Any:
+    """The value with YAML's empty key, which is what `null:` means to YAML, read as the field called null."""
+    if isinstance(value, dict):
+        return {"null" if key is None else key: _named(inner) for key, inner in value.items()}
+    return [_named(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parsed(text: str) -> tuple[list[str], Any]:
@@ -235,7 +225,7 @@ def _parsed(text: str) -> tuple[list[str], Any]:
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")
     try:
-        return path.strip().split("."), yaml.safe_load(value)
+        return path.strip().split("."), _named(yaml.safe_load(value))
     except yaml.YAMLError:
         raise InputError(f"--set {text}: {value!r} is not a YAML value") from None
 

@@ -14,6 +14,7 @@ from fedsiege.experiment.scores import MEMBERS, Pair, Scored
 from fedsiege.experiment.train import Notes
 from fedsiege.federation.rounds import State
 from fedsiege.metrics import FPRS, Audit, audit, null_test, over_targets
+from fedsiege.metrics.null import SIDE
 from fedsiege.records import Counters
 from fedsiege.registry import name_of
 from fedsiege.trace import Trace
@@ -55,7 +56,7 @@ def attack_rows(planned: Planned, scored: list[Scored], rounds_used: int) -> lis
 
 
 def any_client(scored: list[Scored]) -> Pair:
-    """Scores of everybody's examples and of nobody's: all that an adversary without single updates can tell apart."""
+    """Scores of everybody's examples and of nobody's: what an adversary without single updates can tell apart."""
     seen: dict[str, tuple[bool, float]] = {}
     for one in scored:
         for identity, group, value in zip(one.audit.ids.tolist(), one.audit.groups, one.values, strict=True):
@@ -71,8 +72,9 @@ def null_rows(attacks: list[Planned], scored: list[Scored]) -> list[dict[str, An
     for planned in attacks:
         own = [one for one in scored if one.label == planned.label]
         for kind in KINDS:
-            pairs = [pair for pair in (one.against(kind) for one in own) if all(map(len, pair))]
-            if pairs:
+            pairs = [one.against(kind) for one in own]
+            # Against one kind alone there may be too few for a verdict; against all there always are enough.
+            if kind == "all" or all(len(side) >= SIDE for pair in pairs for side in pair):
                 rows.append({"attack": planned.label, "against": kind, **null_test(pairs).as_dict()})
     return rows
 
@@ -88,7 +90,7 @@ def curves(prepared: Prepared, scored: list[Scored], trace: Trace) -> dict[str, 
         roc.append({**about, "against": "all", "target": "pooled", "fpr": fpr.tolist(), "tpr": tpr.tolist()})
         if planned.attack.multi_round:
             ends = [trace.rounds[0], trace.rounds[-1]]
-            rounds.append(_line(about, "multi", {number: pooled for number in ends}))
+            rounds.append(_line(about, "multi", dict.fromkeys(ends, pooled)))
         elif prepared.experiment.candidates.compat == "none":
             rounds.append(_line(about, "single", by_round(planned, prepared.candidates, trace)))
     return {"roc": roc, "rounds": rounds}

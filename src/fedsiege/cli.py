@@ -1,0 +1,204 @@
+"""The `fedsiege` command. Imports wait until a command needs them: help and lists must not wait for torch."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from fedsiege import __version__
+from fedsiege.errors import FedSiegeError, InputError
+
+if TYPE_CHECKING:
+    from fedsiege.report import Result
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="fedsiege",
+    add_completion=False,
+    suggest_commands=False,  # click suggests by itself
+    pretty_exceptions_enable=False,
+    help="Attack and defend federated learning: what a federation leaks, and what a defence costs.",
+)
+
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run; must not exist yet.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a field, e.g. --set candidates.ofl=1000 (repeatable)."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Neither progress nor table.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser, where there is a display.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"fedsiege {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped experiment's name.")],
+    out: Out = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    open_report: Open = False,
+) -> None:
+    """Train a federation, record the evidence, attack it, report."""
+    from fedsiege import experiment
+
+    _present(
+        experiment.run(config, out, overrides=overrides or (), resume=resume, progress=not quiet),
+        quiet,
+        open_report,
+    )
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment with published figures.")],
+    out: Out = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    open_report: Open = False,
+) -> None:
+    """Run a published experiment: published figure, ours, interval, verdict."""
+    from fedsiege import experiment
+
+    _present(
+        experiment.reproduce(name, out, overrides=overrides or (), resume=resume, progress=not quiet),
+        quiet,
+        open_report,
+    )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
+    open_report: Open = False,
+) -> None:
+    """Write the report, figures and tables of a finished run again, from its files."""
+    from fedsiege import report as room
+
+    room.write(folder)
+    _present(room.Result.read(folder), False, open_report)
+
+
+@app.command(name="list")
+def list_components(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As the documentation's page.")] = False,
+) -> None:
+    """List every component and shipped experiment."""
+    from fedsiege import catalogue
+
+    if as_json and as_markdown:
+        raise InputError("list: got --json and --markdown; expected one of them")
+    render = catalogue.as_json if as_json else catalogue.as_markdown if as_markdown else catalogue.as_text
+    typer.echo(render())
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component or a shipped experiment.")]) -> None:
+    """Show what a component does and its fields, or the file of a shipped experiment."""
+    from fedsiege import catalogue
+
+    typer.echo(catalogue.describe(name))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("fedsiege.yaml"),
+) -> None:
+    """Write a commented config to start from."""
+    from fedsiege import shipped
+
+    if path.is_dir():
+        raise InputError(f"init: {path} is a folder; expected the name of a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"init: the folder {path.parent} does not exist")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(shipped.TEMPLATE.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise InputError(f"init: {path} exists already; expected a name that is free") from None
+    typer.echo(f"wrote {path}; next: fedsiege run {path} --out runs/first")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from fedsiege import editor
+
+    typer.echo(editor.json_schema())
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.path.append(str(Path.cwd()))  # a user's own `module:function` lies where the command was typed
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command; returns 0 done, 2 bad input, 1 failure, 130 interrupted."""
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="fedsiege", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fedsiege"
+        return _fail(f"{error.format_message()} (see {command} --help)", error.exit_code)
+    except FedSiegeError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return _fail(f"{_REFUSED[error.errno]} ({error})", FedSiegeError.exit_code)
+    if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
+        return _fail("interrupted; go on with --resume", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+_REFUSED: dict[int | None, str] = {
+    errno.ENOSPC: "the disk is full; free some space and go on with --resume",
+    errno.EDQUOT: "the disk quota is used up; free some space and go on with --resume",
+    errno.EACCES: "no permission",
+    errno.EROFS: "the file system is read-only",
+}
+"""What the operating system may refuse, in plain words; any other OSError is our fault and keeps its traceback."""
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"fedsiege: error: {message}", err=True)
+    return code
+
+
+def _present(result: "Result", quiet: bool, open_report: bool) -> None:
+    """Show a finished run in the terminal and, where asked, in a browser.
+
+    Without a display there is no browser (a text one would take the terminal): the path is all there is to show.
+    """
+    path = result.folder / "report.html"
+    if not quiet:
+        result.show()
+        typer.echo(f"report: {path}")
+    display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if open_report and display:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,180 @@
+"""A finished run, read from its folder: the figures by attack, target and kind of non-members."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fedsiege.errors import InputError
+from fedsiege.report.schema import SCHEMA, Curve, CurvesFile, Entry, Measured, Rate, ResultFile, RoundCurve
+
+Where = int | Literal["pooled", "mean", "worst", "any"]
+"""Whose figures: one client's, all pooled, their mean, the client that leaks most, any client's members."""
+
+HEADLINE_FPR = "0.001"
+EVERY_AGAINST = ("all", "ifl", "ofl")
+
+File = TypeVar("File", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One attack's figures, as a table shows them; `style` is the attack's number, the same in every chart."""
+
+    attack: str
+    name: str
+    style: int
+    against: str
+    target: Where
+    worst_target: int | None
+    n_members: int
+    n_nonmembers: int
+    auc: Measured
+    rates: dict[str, Rate]
+
+    def rate(self, fpr: str) -> Rate:
+        """The TPR at this FPR; all null where it was not measured."""
+        return self.rates.get(fpr, Rate(value=None, low=None, high=None))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run folder's result.json (`data` as written, `report` typed) and curves.json."""
+
+    folder: Path
+    data: dict[str, Any]
+    report: ResultFile
+    curves: CurvesFile
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Read a finished run folder; InputError says which file is missing, unreadable or of another schema."""
+        folder = Path(folder)
+        path = folder / "result.json"
+        if not path.is_file():
+            raise InputError(f"{folder}: not a finished run folder; expected the file result.json in it")
+        data = _json(path)
+        if data.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {SCHEMA}")
+        return cls(
+            folder=folder,
+            data=data,
+            report=_typed(ResultFile, data, path),
+            curves=_typed(CurvesFile, _json(folder / "curves.json"), folder / "curves.json"),
+        )
+
+    @cached_property
+    def styles(self) -> dict[str, int]:
+        """Attack label -> its number in order of appearance, which fixes its colour, dash and marker."""
+        labels = [one.attack for one in self.report.attacks]
+        labels += [one.attack for one in self.curves.roc] + [one.attack for one in self.curves.rounds]
+        labels += [one.attack for one in self.report.null_test or ()]
+        return {label: number for number, label in enumerate(dict.fromkeys(labels))}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Attack label -> what people read: its title, with the label where two attacks share a title."""
+        sources: list[Entry | Curve | RoundCurve] = [*self.curves.rounds, *self.curves.roc, *self.report.attacks]
+        titles = {one.attack: one.title for one in sources}
+        shared = Counter(titles.values())
+        named = {a: t if shared[t] == 1 else f"{t} · {a}" for a, t in titles.items()}
+        return {label: named.get(label, label) for label in self.styles}
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """The audited clients, sorted."""
+        return sorted({one.target for one in self.report.attacks if isinstance(one.target, int)})
+
+    @cached_property
+    def fprs(self) -> list[str]:
+        """The false-positive rates as result.json names them, largest first."""
+        return sorted({key for one in self.report.attacks for key in one.tpr_at_fpr}, key=float, reverse=True)
+
+    @cached_property
+    def headline_fpr(self) -> str:
+        """0.1 %, or the smallest rate that was measured."""
+        return HEADLINE_FPR if HEADLINE_FPR in self.fprs or not self.fprs else self.fprs[-1]
+
+    @cached_property
+    def againsts(self) -> list[str]:
+        """The kinds of non-members there are figures for."""
+        present = {one.against for one in self.report.attacks}
+        return [kind for kind in EVERY_AGAINST if kind in present]
+
+    @cached_property
+    def wheres(self) -> list[Where]:
+        """Whose figures there are, the default first: pooled, mean, worst, any; a lone target's own otherwise."""
+        present = {one.target for one in self.report.attacks}
+        found: list[Where] = []
+        if "pooled" in present:
+            found.append("pooled")
+        if len(self.targets) > 1 and any(one.mean_over_targets for one in self.report.attacks):
+            found.append("mean")
+        if "worst" in present and len(self.targets) > 1:
+            found.append("worst")
+        if "any" in present:
+            found.append("any")
+        return found or list(self.targets[:1])
+
+    def rows(self, target: Where | None = None, against: str = "all") -> list[Row]:
+        """The attacks' figures in the run's order; `target` None means the run's default (pooled)."""
+        where = target if target is not None else self.wheres[0] if self.wheres else "pooled"
+        source = "pooled" if where == "mean" else where
+        found = self._entries.get((source, against), [])
+        return [self._row(one, where) for one in found if where != "mean" or one.mean_over_targets]
+
+    def best(self, rows: list[Row]) -> Row | None:
+        """The attack that finds most at the headline FPR, then by AUC, first of equals; None if none has any."""
+        known = [row for row in rows if row.rate(self.headline_fpr).value is not None]
+        return max(known, key=lambda row: (row.rate(self.headline_fpr).value, row.auc.value or 0.0), default=None)
+
+    @cached_property
+    def _entries(self) -> dict[tuple[int | str, str], list[Entry]]:
+        found: dict[tuple[int | str, str], list[Entry]] = {}
+        for one in self.report.attacks:
+            found.setdefault((one.target, one.against), []).append(one)
+        return found
+
+    def _row(self, entry: Entry, where: Where) -> Row:
+        auc, rates = entry.auc, entry.tpr_at_fpr
+        if where == "mean" and entry.mean_over_targets:
+            mean = entry.mean_over_targets
+            auc = Measured(value=mean.auc, low=None, high=None)
+            rates = {fpr: Rate(value=value, low=None, high=None) for fpr, value in mean.tpr_at_fpr.items()}
+        return Row(
+            attack=entry.attack,
+            name=self.names[entry.attack],
+            style=self.styles[entry.attack],
+            against=entry.against,
+            target=where,
+            worst_target=entry.worst_target,
+            n_members=entry.n_members,
+            n_nonmembers=entry.n_nonmembers,
+            auc=auc,
+            rates=rates,
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; expected the file of a finished run") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: got a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _typed(kind: type[File], value: dict[str, Any], path: Path) -> File:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {field}: got {first['input']!r:.80}; {first['msg']}") from None

@@ -1,0 +1,162 @@
+"""report.html: one self-contained page that works offline, prints well and runs no script but its own.
+
+The page's policy (CSP) names the SHA-256 of its two scripts, so a script that came in with the data could not run
+even if it were not escaped, and nothing can be fetched.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from fedsiege.files import write_bytes
+from fedsiege.report import findings, style, words
+from fedsiege.report.charts import chart_data, dash, embedded
+from fedsiege.report.finished import Finished
+
+CANDIDATES = {
+    "members": "Members per audited client",
+    "ifl": "Other clients’ examples (IFL)",
+    "ofl": "Nobody’s examples (OFL)",
+    "union": "Distinct examples scored",
+    "targets": "Audited clients",
+    "null": "Null test",
+    "compat": "Compatibility",
+}
+DUPLICATES = {
+    "train_repeated": "repeated in the training data",
+    "heldout_in_train": "held out but also in the training data",
+    "heldout_repeated": "repeated in the held-out data",
+}
+GLOSSARY = {
+    "Member": "An example that the audited client trained on. A non-member is one that it did not train on.",
+    "IFL": "In the federation: a non-member that another client trained on. An attack has to tell whose it is.",
+    "OFL": "Outside the federation: a non-member that nobody trained on.",
+    "TPR at an FPR": "True-positive rate at a false-positive rate: the share of members that an attack recognises "
+    "when its threshold accuses at most that share of the non-members falsely. At a low FPR it says what an "
+    "adversary can be sure of.",
+    "ROC": "The TPR at every FPR. On logarithmic axes the low rates, where accusations are sure, can be seen.",
+    "AUC": "Area under the ROC: how often a random member scores higher than a random non-member. 0.5 is guessing, "
+    "1 is perfect. It is an average and can hide that a few members are recognised with certainty.",
+    "Interval": "The 95 % confidence interval: Clopper–Pearson’s for a TPR, DeLong’s for an AUC. It covers the "
+    "choice of candidates (for the AUC of several clients also the choice of clients), not another training run.",
+    "Pooled, mean, worst": "All audited clients’ scores taken as one set with one threshold; the plain mean of the "
+    "clients’ own figures; the client that leaks most.",
+}
+
+
+def write_html(run: Finished) -> Path:
+    """Write report.html into the run's folder; return its path."""
+    path = run.folder / "report.html"
+    write_bytes(path, page(run).encode())
+    return path
+
+
+def page(run: Finished) -> str:
+    """The whole page."""
+    script = _templates().get_template("report.js").render()
+    library = get_plotlyjs().replace("</script", "<\\/script")
+    return (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            **_context(run),
+            sections=_sections(run),
+            policy=_policy(library, script),
+            library=Markup(library),
+            script=Markup(script),
+            chart_data=embedded(chart_data(run)),
+            config=yaml.safe_dump(run.report.experiment.config, sort_keys=False, allow_unicode=True, width=100),
+            frozen=findings.frozen(run),
+            candidates=_candidates(run.report.data.candidates),
+            duplicates={DUPLICATES.get(key, key): value for key, value in run.report.data.duplicates.items()},
+            glossary=GLOSSARY,
+        )
+    )
+
+
+def fragment(run: Finished) -> str:
+    """Headline and table, for a notebook."""
+    return _templates().get_template("notebook.html.j2").render(**_context(run))
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fedsiege.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(words=words, says=findings, dash=dash, light=style.LIGHT, dark=style.DARK)
+    return environment
+
+
+def _context(run: Finished) -> dict[str, Any]:
+    rows = run.rows()
+    return {
+        "run": run,
+        "report": run.report,
+        "finding": findings.finding(run),
+        "rows": rows,
+        "best": run.best(rows),
+    }
+
+
+def _sections(run: Finished) -> dict[str, str]:
+    """Anchor -> title of the sections that this run has something to say in, in the page's order."""
+    several = len(run.targets) > 1
+    present = {
+        "roc": ("How far the attacks see", bool(run.curves.roc)),
+        "figures": ("The figures", bool(run.report.attacks)),
+        "clients": ("Client by client", several),
+        "rounds": ("Over the rounds", bool(run.curves.rounds)),
+        "accuracy": ("What was learnt", True),
+        "null": ("Null test", run.report.null_test is not None),
+        "paper": ("Beside the paper", run.report.paper is not None),
+        "threat": ("Who the adversary is", True),
+        "components": ("What each component did", True),
+        "data": ("Data", True),
+        "cost": ("Cost", True),
+        "provenance": ("Provenance", True),
+        "config": ("Configuration", True),
+        "glossary": ("Glossary", True),
+    }
+    return {anchor: title for anchor, (title, here) in present.items() if here}
+
+
+def _policy(*scripts: str) -> str:
+    hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _candidates(given: Mapping[str, Any]) -> dict[str, str]:
+    """What the candidates are; the switches that are off say nothing."""
+    said = {
+        key: value
+        for key, value in given.items()
+        if not (key in ("null", "compat") and value in (False, None, "none"))
+    }
+    return {CANDIDATES.get(key, key): _said(value) for key, value in said.items()}
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,257 @@
+"""The types of a run folder's result.json and curves.json: what a report may rely on.
+
+They accept what they do not know (a later run may say more) and refuse what they cannot show. A figure that
+does not exist is null, never NaN.
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1
+
+Against = Literal["all", "ifl", "ofl"]
+T = TypeVar("T")
+Points = Annotated[list[T], Field(min_length=1)]
+Target = int | Literal["pooled", "worst", "any"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Measured(_Record):
+    """A figure with its 95 % interval; n is the number of things it was measured on."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None = None
+
+
+class Rate(Measured):
+    """The share of members found at one false-positive rate."""
+
+    false_positives: int | None = None
+    warning: str | None = None
+
+
+class Means(_Record):
+    """The plain means over the targets' own figures."""
+
+    auc: float | None
+    tpr_at_fpr: dict[str, float | None]
+
+
+class Entry(_Record):
+    """One attack on one target (or all of them), against one kind of non-members."""
+
+    name: str
+    attack: str
+    title: str
+    vantage: str | None = None
+    rounds_used: int | None = None
+    target: Target
+    worst_target: int | None = None
+    against: Against = "all"
+    n_members: int
+    n_nonmembers: int
+    auc: Measured
+    tpr_at_fpr: dict[str, Rate]
+    balanced_accuracy: Measured | None = None
+    log_auc: float | None = None
+    mean_over_targets: Means | None = None
+
+
+class Experiment(_Record):
+    """What was asked for."""
+
+    name: str
+    title: str
+    description: str | None = None
+    profile: str | None = None
+    config: dict[str, Any]
+
+
+class Moment(_Record):
+    """The global model on held-out data after a round."""
+
+    round: int
+    accuracy: float | None
+    loss: float | None = None
+
+
+class Client(_Record):
+    """What a client holds."""
+
+    client: int
+    examples: int
+    classes: int | None = None
+
+
+class Task(_Record):
+    """How well the federation learnt its task."""
+
+    accuracy: float | None
+    loss: float | None = None
+    train_accuracy: float | None = None
+    classes: int
+    class_names: list[str]
+    parameters: int
+    history: list[Moment]
+    clients: list[Client]
+
+
+class ThreatModel(_Record):
+    """What the adversary is and sees, in sentences."""
+
+    adversary: str
+    sees: list[str]
+    does_not_see: list[str]
+    secure_aggregation: bool
+
+
+class Data(_Record):
+    """The data that was trained on and audited."""
+
+    origin: str
+    fingerprint: str
+    train: int
+    heldout: int
+    duplicates: dict[str, int]
+    candidates: dict[str, Any]
+
+
+class Null(_Record):
+    """One attack on candidates that nobody trained on, or that everybody could have."""
+
+    attack: str
+    against: Against
+    nulls: int
+    mean_auc: Measured
+    coverage: float | None
+    tpr_at_1pct: Measured
+    passed: bool
+    reason: str
+
+
+class Component(_Record):
+    """What a component did."""
+
+    name: str
+    kind: str
+    label: str
+    acted: bool
+    counters: dict[str, float | None]
+
+
+class Cost(_Record):
+    """What the run took."""
+
+    wall_seconds: float | None = None
+    train_seconds: float | None = None
+    evidence_seconds: float | None = None
+    attack_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    trace_bytes: int | None = None
+
+
+class Provenance(_Record):
+    """What is needed to run it again."""
+
+    fedsiege: str
+    python: str | None = None
+    packages: dict[str, str] = {}
+    device: str | None = None
+    threads: int | None = None
+    platform: str | None = None
+    seed: int | None = None
+    config_hash: str | None = None
+    started: str | None = None
+    code: str | None = None
+
+
+class Published(_Record):
+    """A published figure and ours."""
+
+    attack: str
+    metric: str
+    published: float
+    spread: float | None = None
+    ours: Measured | None = None
+    verdict: str
+
+
+class Paper(_Record):
+    """A paper's claim and its published figures."""
+
+    claim: str
+    source: str
+    link: str | None = None
+    table: str | None = None
+    figures: list[Published]
+
+
+class ResultFile(_Record):
+    """result.json, schema 1."""
+
+    experiment: Experiment
+    task: Task
+    threat_model: ThreatModel
+    data: Data
+    attacks: list[Entry]
+    null_test: list[Null] | None = None
+    components: list[Component]
+    cost: Cost
+    provenance: Provenance
+    paper: Paper | None = None
+    warnings: list[str]
+
+
+Line = TypeVar("Line", bound=_Record)
+
+
+def _checked(line: Line, *names: str) -> Line:
+    lengths = {name: len(getattr(line, name)) for name in names}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"lists of unequal length: {lengths}")
+    return line
+
+
+class Curve(_Record):
+    """Points of a ROC curve: fpr [p], tpr [p], never falling."""
+
+    attack: str
+    title: str
+    against: Against
+    target: Target
+    fpr: Points[float]
+    tpr: Points[float]
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        return _checked(self, "fpr", "tpr")
+
+
+class RoundCurve(_Record):
+    """TPR at one FPR over rounds [r]; an attack that reads all rounds has one value from the first to the last."""
+
+    attack: str
+    title: str
+    kind: Literal["single", "multi"]
+    round: Points[int]
+    tpr: Points[float | None]
+    low: Points[float | None]
+    high: Points[float | None]
+    fpr: float
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        return _checked(self, "round", "tpr", "low", "high")
+
+
+class CurvesFile(_Record):
+    """curves.json."""
+
+    roc: list[Curve]
+    rounds: list[RoundCurve]

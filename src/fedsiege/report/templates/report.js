@@ -1,0 +1,193 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("chart-data").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const PRINT = {width: 680, height: {tall: 350, low: 240, "": 310}}; // CSS pixels, between the margins of an A4 page
+  const INKS = {
+    light: {ink: "#1a1e26", muted: "#5a6372", rule: "#e8eaee", line: "#9aa1ab", paper: "#ffffff"},
+    dark: {ink: "#e4e7ec", muted: "#9aa3b0", rule: "#272c34", line: "#6b7480", paper: "#1b1f26"},
+  };
+  const hidden = new Set(); // "chart:attack" that the reader switched off
+  let printing = false;
+
+  const theme = () => (dark.matches && !printing ? "dark" : "light");
+  const alpha = (colour, part) => colour + Math.round(255 * part).toString(16).padStart(2, "0");
+  const percent = (share) => (share === null ? "unknown" : `${+(100 * share).toPrecision(3)}\u00a0%`);
+  const hundred = (shares) => shares.map((share) => (share === null ? null : 100 * share));
+  const visible = (chart, attack) => !hidden.has(`${chart}:${attack}`);
+  const last = (list) => list[list.length - 1];
+
+  function look(number) {
+    const attack = data.attacks[number];
+    return {name: attack.name, colour: attack[theme()], dash: attack.dash, symbol: attack.symbol};
+  }
+
+  function layout(x, y, more = {}) {
+    const ink = INKS[theme()];
+    const family = getComputedStyle(document.body).fontFamily;
+    const axis = {
+      gridcolor: ink.rule, linecolor: ink.line, zeroline: false, showline: true, ticks: "outside", ticklen: 4,
+      tickcolor: ink.line, automargin: true, title: {standoff: 12},
+    };
+    const merge = (own) => ({...axis, ...own, title: {...axis.title, text: own.title}});
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+      margin: {l: 10, r: 30, t: 12, b: 10}, hovermode: "closest", hoverlabel: {
+        bgcolor: ink.paper, bordercolor: ink.line, font: {family, color: ink.ink, size: 13}, align: "left", namelength: -1,
+      },
+      font: {family, size: 13, color: ink.muted},
+      dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
+      xaxis: merge(x), yaxis: merge(y), ...more,
+    };
+  }
+
+  function draw(id, traces, plan) {
+    const place = document.getElementById(id);
+    if (!place) return;
+    const kind = ["tall", "low"].find((one) => place.classList.contains(one)) ?? "";
+    const size = printing ? {width: PRINT.width, height: PRINT.height[kind]} : {autosize: true};
+    Plotly.react(place, traces, {...plan, ...size}, {displayModeBar: false, responsive: true});
+  }
+
+  function logAxis(title) {
+    const low = Math.round(Math.log10(data.floor));
+    const values = Array.from({length: 1 - low}, (_, i) => 10 ** (low + i));
+    return {
+      title, type: "log", range: [low, 0.02], tickvals: values, ticktext: values.map(percent),
+      minor: {ticks: ""},
+    };
+  }
+
+  function roc() {
+    const ink = INKS[theme()];
+    const guessing = {
+      x: [data.floor, 1], y: [data.floor, 1], mode: "lines", hoverinfo: "skip", line: {color: ink.line, width: 1.5},
+    };
+    const curves = data.roc.map((curve) => {
+      const {name, colour, dash} = look(curve.attack);
+      return {
+        name, x: curve.fpr, y: curve.tpr, mode: "lines",
+        line: {color: colour, width: 2, dash, shape: "hv"}, visible: visible("roc", curve.attack),
+        customdata: curve.fpr.map((fpr, i) => [percent(fpr), percent(curve.tpr[i])]),
+        hovertemplate: "%{fullData.name}<br>TPR <b>%{customdata[1]}</b> at FPR %{customdata[0]}<extra></extra>",
+      };
+    });
+    draw("chart-roc", [guessing, ...curves], layout(logAxis("False-positive rate"), logAxis("True-positive rate")));
+  }
+
+  function clients() {
+    const attack = document.getElementById("client-attack");
+    const fpr = document.getElementById("client-fpr");
+    if (!attack) return;
+    const ink = INKS[theme()];
+    const {colour} = look(attack.value);
+    const {targets, names, values, pooled} = data.clients;
+    const bars = values[attack.value][fpr.value];
+    const whisker = (i) => bars.map((bar) => (bar[i] === null || bar[0] === null ? 0 : 100 * Math.abs(bar[i] - bar[0])));
+    const trace = {
+      type: "bar", x: targets.map(String), y: hundred(bars.map((bar) => bar[0])),
+      marker: {color: alpha(colour, 0.3), line: {color: colour, width: 1.2}},
+      error_y: {type: "data", array: whisker(2), arrayminus: whisker(1), color: ink.ink, thickness: 1, width: 3},
+      customdata: bars.map((bar) => [...bar.slice(0, 3).map(percent), bar[3] ?? "unknown"]),
+      hovertemplate: "Client %{x}<br>TPR <b>%{customdata[0]}</b> (%{customdata[1]} to %{customdata[2]})" +
+        "<br>false positives: %{customdata[3]}<extra></extra>",
+    };
+    const level = pooled[attack.value][fpr.value];
+    const place = {y: 100 * level, yref: "y", xref: "paper"};
+    draw("chart-clients", [trace], layout(
+      {title: "Client", type: "category", showgrid: false},
+      {title: `TPR at ${names[fpr.value]} FPR`, ticksuffix: "\u00a0%", rangemode: "tozero"},
+      level === null ? {bargap: 0.5} : {
+        bargap: 0.5, margin: {l: 10, r: 62, t: 12, b: 10},
+        shapes: [{type: "line", ...place, x0: 0, x1: 1, y0: 100 * level, y1: 100 * level,
+          line: {color: ink.muted, width: 1.2, dash: "4px,3px"}}],
+        annotations: [{...place, x: 1, text: `pooled<br>${percent(level)}`, showarrow: false, xanchor: "left", xshift: 6,
+          align: "left", font: {size: 12, color: ink.ink}}],
+      },
+    ));
+  }
+
+  function rounds() {
+    if (!data.rounds.length) return;
+    const recorded = [...new Set(data.rounds.flatMap((curve) => curve.round))].sort((a, b) => a - b);
+    const traces = data.rounds.flatMap((curve) => {
+      const {name, colour, dash, symbol} = look(curve.attack);
+      const single = curve.kind === "single";
+      const spread = (list) => (single ? list : recorded.map(() => last(list)));
+      const x = single ? curve.round : recorded;
+      const [y, low, high] = [curve.tpr, curve.low, curve.high].map((list) => hundred(spread(list)));
+      const shown = visible("rounds", curve.attack);
+      const edge = {x, mode: "lines", line: {width: 0}, hoverinfo: "skip", visible: shown};
+      return [
+        {...edge, y: low}, {...edge, y: high, fill: "tonexty", fillcolor: alpha(colour, 0.1)},
+        {
+          name, x, y, mode: single ? "lines+markers" : "lines", visible: shown,
+          line: {color: colour, width: single ? 1.6 : 2.4, dash}, marker: {symbol, size: 6, color: colour},
+          customdata: y.map((_, i) => [low[i], high[i]]),
+          hovertemplate: "<b>%{y:.3~g} %</b> (%{customdata[0]:.3~g} to %{customdata[1]:.3~g} %)",
+        },
+      ];
+    });
+    draw("chart-rounds", traces, layout(
+      {title: "Round", rangemode: "tozero", unifiedhovertitle: {text: "Round %{x}"}},
+      {title: `TPR at ${percent(data.rounds[0].fpr)} FPR`, ticksuffix: "\u00a0%", rangemode: "tozero"},
+      {hovermode: "x unified"},
+    ));
+  }
+
+  function accuracy() {
+    const ink = INKS[theme()];
+    const {round, accuracy: value, loss, train} = data.history;
+    const traces = [{
+      x: round, y: hundred(value), mode: round.length > 1 ? "lines" : "markers", line: {color: ink.ink, width: 2},
+      marker: {color: ink.ink}, customdata: loss.map((one) => (one === null ? "unknown" : +one.toPrecision(4))),
+      hovertemplate: "Round %{x}<br>held out <b>%{y:.3~g} %</b>, loss %{customdata}<extra></extra>",
+    }];
+    if (train !== null) {
+      traces.push({
+        x: [last(round)], y: [100 * train], mode: "markers", marker: {symbol: "diamond", size: 9, color: ink.muted},
+        hovertemplate: "training data, final model <b>%{y:.3~g} %</b><extra></extra>", cliponaxis: false,
+      });
+    }
+    draw("chart-accuracy", traces, layout(
+      {title: "Round", rangemode: "tozero"}, {title: "Accuracy", ticksuffix: "\u00a0%", rangemode: "tozero"},
+    ));
+  }
+
+  const all = () => [roc, clients, rounds, accuracy].forEach((one) => one());
+
+  function chooseTable() {
+    const chosen = (name) => document.querySelector(`input[name=${name}]:checked`)?.value;
+    const [where, against] = [chosen("where"), chosen("against")];
+    document.querySelectorAll("[data-where]").forEach((one) => {
+      one.hidden = (where ?? one.dataset.where) !== one.dataset.where ||
+        (against ?? one.dataset.against) !== one.dataset.against;
+    });
+  }
+
+  function toggle(button) {
+    const key = `${button.dataset.chart}:${button.dataset.attack}`;
+    const shown = hidden.delete(key);
+    if (!shown) hidden.add(key);
+    button.setAttribute("aria-pressed", String(shown));
+    ({roc, rounds})[button.dataset.chart]();
+  }
+
+  function print(on) {
+    printing = on;
+    document.querySelectorAll("details:not(.screen)").forEach((one) => {
+      if (on) one.dataset.was = one.open ? "open" : "";
+      one.open = on || one.dataset.was === "open";
+    });
+    all();
+  }
+
+  document.querySelectorAll("input[name=where], input[name=against]").forEach((one) => one.addEventListener("change", chooseTable));
+  document.querySelectorAll(".legend button").forEach((one) => one.addEventListener("click", () => toggle(one)));
+  document.querySelectorAll("#clients select").forEach((one) => one.addEventListener("change", clients));
+  dark.addEventListener("change", all);
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+  chooseTable();
+  all();
+})();

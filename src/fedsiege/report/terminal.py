@@ -1,0 +1,112 @@
+"""The run's result for the terminal: one table which a person likes reading."""
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fedsiege.report.findings import AGAINST, basis, cautions, finding, idle, warnings, where_name
+from fedsiege.report.finished import Finished, Row
+from fedsiege.report.schema import Null
+from fedsiege.report.words import digits, fixed, fixed_span, fpr_name, hundredths, listed, percent, span
+
+WIDE = 112  # columns from which figure and interval stand side by side
+MARK = "†"
+
+
+def summary(run: Finished, width: int = 80) -> RenderableType:
+    """Headline, table, null test, accuracy and warnings of a run, for a terminal this wide."""
+    found = finding(run)
+    colour = {True: "bold red", False: "bold green", None: "bold"}[found.leaks]
+    parts: list[RenderableType] = [
+        Text(run.report.experiment.title, style="bold"),
+        Text(found.statement, style=colour),
+        *(Text(line, style="dim") for line in found.support),
+    ]
+    if run.rows():
+        parts += [Text(), figures_table(run, width)]
+    if run.report.null_test:
+        parts += [Text(), null_table(run, run.report.null_test)]
+    return Padding(Group(*parts, Text(), *_notes(run)), (1, 1))
+
+
+def figures_table(run: Finished, width: int = 80) -> Table:
+    """Attacks by AUC and TPR at each FPR, intervals beside or below; the best attack in bold."""
+    rows = run.rows()
+    best = run.best(rows)
+    title = f"{where_name(run, run.wheres[0])}, against {AGAINST['all']}: {basis(run, rows[0])}"
+    table = Table(
+        title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    table.add_column("Attack", overflow="fold")
+    table.add_column("AUC", justify="right", no_wrap=True)
+    for fpr in run.fprs:
+        table.add_column(Text(f"TPR at\n{fpr_name(fpr)}"), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(run, row, row is best, width >= WIDE))
+    return table
+
+
+def null_table(run: Finished, tests: list[Null]) -> Table:
+    """The verdict of the null test, attack by attack."""
+    table = Table(
+        title=Text("null test"),
+        title_justify="left",
+        title_style="dim",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("Attack", overflow="fold")
+    for head in ("against", "nulls", "mean AUC", "coverage", "TPR at 1 % FPR"):
+        table.add_column(head, justify="left" if head == "against" else "right")
+    table.add_column("verdict")
+    for one in tests:
+        table.add_row(
+            Text(run.names[one.attack]),
+            one.against,
+            f"{one.nulls:,}",
+            _figure(fixed(one.mean_auc.value), fixed_span(one.mean_auc)),
+            percent(one.coverage),
+            _figure(*hundredths(one.tpr_at_1pct)),
+            Text("passed", style="green") if one.passed else Text(f"not passed: {one.reason}", style="bold red"),
+        )
+    return table
+
+
+def _cells(run: Finished, row: Row, strong: bool, wide: bool) -> list[Text]:
+    style = "bold" if strong else ""
+    cells = [
+        Text(("▸ " if strong else "  ") + row.name, style=style),
+        _figure(fixed(row.auc.value), fixed_span(row.auc), style, wide),
+    ]
+    for fpr in run.fprs:
+        rate = row.rate(fpr)
+        mark = MARK if rate.warning else ""
+        cells.append(_figure(digits(rate.value) + mark, span(rate), style, wide))
+    return cells
+
+
+def _figure(value: str, interval: str, style: str = "", wide: bool = True) -> Text:
+    if not interval:
+        return Text(value, style)
+    return Text.assemble((value, style), (f" [{interval}]" if wide else f"\n{interval}", "dim"))
+
+
+def _notes(run: Finished) -> list[Text]:
+    task = run.report.task
+    notes = (
+        [Text("TPR in per cent at a false-positive rate; 95 % intervals beside or below.", style="dim")]
+        if run.rows()
+        else []
+    )
+    learnt = f"Test accuracy {percent(task.accuracy)}"
+    if task.train_accuracy is not None:
+        learnt += f", training accuracy {percent(task.train_accuracy)}"
+    notes.append(Text(learnt + "."))
+    notes += [Text(f"{MARK} {one}", style="yellow") for one in cautions(run, run.rows())]
+    notes += [Text(f"! {one}", style="yellow") for one in warnings(run)]
+    if idle(run):
+        acted = f"never acted: {listed(idle(run))}. What it should have done was not done."
+        notes.append(Text(f"! {acted}", style="bold yellow"))
+    return notes

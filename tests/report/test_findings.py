@@ -1,0 +1,170 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from fedsiege.report import findings
+from fedsiege.report.finished import Finished
+from fedsiege.report.schema import Measured, Published
+
+from . import made
+
+
+def read(tmp_path: Path, data: dict[str, Any], curves: dict[str, Any]) -> Finished:
+    return Finished.read(made.folder(tmp_path, data, curves))
+
+
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
+def with_rates(data: dict[str, Any], found: int, members: int, spent: int, others: int) -> dict[str, Any]:
+    """Every attack recognises `found` of the members at every FPR, with `spent` false positives; AUC of a guess."""
+    for one in data["attacks"]:
+        one |= {"n_members": members, "n_nonmembers": others}
+        one["auc"] = {"value": 0.5, "low": 0.48, "high": 0.52, "n": members + others}
+        for rate in one["tpr_at_fpr"].values():
+            rate |= {**made.binomial(found, members), "false_positives": spent, "warning": None}
+    return data
+
+
+def test_the_headline_names_attack_rate_interval_basis_and_guessing(folder: Path) -> None:
+    run = Finished.read(folder)
+    best = run.rows()[-1]
+    rate = best.rate("0.001")
+    assert rate.value is not None
+    said = findings.finding(run)
+    assert said.leaks
+    assert plain(said.statement) == (
+        "FedMIA-II recognises 66.1 % of the members at a false-positive rate of 0.1 % (95 % interval 63.7–68.4 %)."
+    )
+    support = plain(" ".join(said.support))
+    assert "Guessing would recognise 0.1 % of them, so this is 660 times as many." in support
+    assert "1,057 recognised members out of 1,600, and 4 false positives among 4,000 non-members." in support
+    assert "With 4,000 non-members 0.1 % FPR rests on at most 4 false positives." in support
+    assert "On firmer ground, at 1 % FPR, it recognises 83.8 %" in support
+
+
+def test_luck_of_the_threshold_is_no_leak(tmp_path: Path) -> None:
+    # Of 1,000 non-members 1 may pass, so the threshold's true FPR may be .56 %. 4 in 1,000 members recognised is
+    # above the nominal .1 % (its interval begins at .109 %) and still says nothing.
+    data, curves = made.result()
+    run = read(tmp_path, with_rates(data, 4, 1000, 1, 1000), curves)
+    assert float(stats.beta.ppf(0.025, 4, 997)) > 0.001
+    said = findings.finding(run)
+    assert said.leaks is False
+    assert plain(said.statement) == (
+        "None of 8 attacks demonstrably tells members from non-members at a false-positive rate of 0.1 %."
+    )
+    assert "up to 0.56 % by the luck of its threshold" in plain(said.support[0])
+
+
+def test_more_than_luck_is_a_leak(tmp_path: Path) -> None:
+    data, curves = made.result()
+    assert findings.finding(read(tmp_path, with_rates(data, 20, 1000, 1, 1000), curves)).leaks
+
+
+def test_a_reassuring_headline_tells_of_leakage_at_a_larger_rate(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data = with_rates(data, 0, 1000, 1, 1000)
+    for one in data["attacks"]:
+        if one["attack"] == "avg_cosine":
+            one["tpr_at_fpr"]["0.01"] |= {**made.binomial(90, 1000), "false_positives": 10}
+            one["tpr_at_fpr"]["0.1"] |= {**made.binomial(400, 1000), "false_positives": 100}
+    said = findings.finding(read(tmp_path, data, curves))
+    assert said.leaks is False  # and the smallest rate at which it shows is named
+    assert plain(said.support[-1]).startswith("At 1 % FPR membership does show: Avg-Cosine recognises 9.0 %")
+
+
+def test_a_reassuring_headline_tells_of_an_auc_above_a_half(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data = with_rates(data, 0, 1000, 1, 1000)
+    data["attacks"][-1]["auc"] |= {"low": 0.4}
+    for one in data["attacks"]:
+        if one["attack"] == "loss_series":
+            one["auc"] |= {"value": 0.55, "low": 0.53, "high": 0.57}
+    said = findings.finding(read(tmp_path, data, curves))
+    assert said.support[-1] == "The AUC of Loss-Series, taken alone, is above guessing’s 0.5: 0.550 (0.530–0.570)."
+
+
+def test_no_figure_at_all(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["attacks"] = []
+    said = findings.finding(read(tmp_path, data, curves))
+    assert (said.statement, said.leaks) == ("No attack was measured in this run.", None)
+
+
+def test_a_null_test_is_the_headline_of_its_run(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data = made.with_null_test(data)
+    failed = findings.finding(read(tmp_path / "failed", data, curves))
+    assert failed.leaks
+    assert failed.statement == "The null test is not passed by Grad-Norm."
+    assert "Grad-Norm: mean AUC 0.5410 is not within 0.5 +- 0.01." in failed.support
+    for one in data["null_test"]:
+        one["passed"] = True
+    passed = findings.finding(read(tmp_path / "passed", data, curves))
+    assert passed.leaks is False
+    assert passed.statement.startswith("The null test is passed")
+    assert "1,600 pseudo-members" in plain(findings.done(read(tmp_path / "passed", data, curves))[-1])
+
+
+def test_what_was_done(folder: Path) -> None:
+    assert [plain(sentence) for sentence in findings.done(Finished.read(folder))] == [
+        "10 clients trained a model (mlp, 100,234 parameters) on scikit-learn digits (10 classes, 1,437 training "
+        "examples) for 60 rounds.",
+        "The global model classifies 91.3 % of the held-out examples correctly, and 100 % of those it was trained "
+        "on.",
+        "8 attacks then scored 1,600 members of 4 audited clients and 4,000 non-members (2,000 of other clients, "
+        "2,000 that nobody trained on); how well do the scores tell them apart?",
+    ]
+
+
+def test_redrawn_non_members_are_the_first_warning(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["data"]["candidates"]["compat"] = "fedmia"
+    said = findings.warnings(read(tmp_path, data, curves))
+    assert "(compat: fedmia)" in said[0]
+    assert said[1:] == data["warnings"]
+
+
+def test_idle_components_are_named(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["components"][1]["acted"] = False
+    assert findings.idle(read(tmp_path, data, curves)) == ["perturb(sigma=0.1)"]
+
+
+def test_columns_share_the_usual_false_positives(tmp_path: Path) -> None:
+    data, curves = made.result()
+    for one in data["attacks"]:
+        if one["attack"] == "grad_norm":
+            one["tpr_at_fpr"]["0.001"]["false_positives"] = 2
+    run = read(tmp_path, data, curves)
+    shared = {column.fpr: column for column in findings.columns(run, run.rows())}
+    assert shared["0.001"].false_positives == 4
+    assert shared["0.001"].doubtful
+    assert not shared["0.1"].doubtful
+
+
+def test_values_by_round(folder: Path) -> None:
+    run = Finished.read(folder)
+    table = findings.by_round(run)
+    assert [number for number, _ in table] == made.ROUNDS
+    single, multi = run.curves.rounds[0], run.curves.rounds[-1]
+    assert [values[0] for _, values in table] == single.tpr
+    assert [values[-1] for _, values in table] == [None] * (len(made.ROUNDS) - 1) + [multi.tpr[-1]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "written"),
+    [
+        ("tpr@0.001", ("TPR at 0.1 % FPR", "54.7", "± 1.22", "40.0", "30.0–50.0")),
+        ("auc", ("AUC", "0.547", "± 0.012", "0.400", "0.300–0.500")),
+    ],
+)
+def test_published_and_own_figures_are_written_alike(metric: str, written: tuple[str, ...]) -> None:
+    ours = Measured(value=0.4, low=0.3, high=0.5)
+    figure = Published(attack="a", metric=metric, published=0.5466, spread=0.0122, ours=ours, verdict="lower")
+    line = findings.compared(figure)
+    assert (plain(line.metric), line.published, line.spread, line.ours, line.interval) == written
