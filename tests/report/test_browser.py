@@ -1,5 +1,6 @@
 """The report in a real browser: Chromium draws it, offline, without a complaint."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsiege.report.figures import floor, shown
 from fedsiege.report.finished import Finished
 from fedsiege.report.html import page
 
@@ -67,7 +69,7 @@ def test_all_charts_are_drawn_and_the_console_is_silent(chromium: str, folder: P
     assert console == []
     attacks = len(made.ATTACKS)
     assert len(traces(root, "chart-roc", "scatter")) == attacks + 1
-    assert len(traces(root, "chart-rounds", "scatter")) == 3 * attacks  # a line and the two edges of its band
+    assert len(traces(root, "chart-rounds", "scatter")) == 2 * attacks  # a line and a whisker
     assert len(traces(root, "chart-accuracy", "scatter")) == 2
     bars = [g for trace in traces(root, "chart-clients", "bars") for g in trace.all("g", class_="point")]
     assert len(bars) == 4
@@ -161,3 +163,23 @@ def test_a_screenshot_is_not_blank(chromium: str, folder: Path) -> None:
         colours = picture.convert("RGB").getcolors(maxcolors=2**24)
     present = {colour for _, colour in colours}
     assert {(79, 66, 201), (201, 37, 22)} <= present  # the curves of the first and the last attack
+
+
+def test_charts_hold_the_values_of_the_files(chromium: str, folder: Path) -> None:
+    root, _ = opened(
+        chromium,
+        folder,
+        """
+        const held = (id) => document.getElementById(id).data.map(({x, y}) => [Array.from(x), Array.from(y)]);
+        document.body.dataset.held = JSON.stringify(["chart-roc", "chart-clients", "chart-rounds"].map(held));
+        """,
+    )
+    run = Finished.read(folder)
+    roc, clients, rounds = json.loads(root.one("body").attributes["data-held"])
+    for curve, (x, y) in zip(run.curves.roc, roc[1:], strict=True):
+        assert (x, y) == tuple(map(list, shown(curve, floor(run.curves.roc))))
+    own = [row.rate("0.001").value for target in run.targets for row in run.rows(target) if row.name == "FedMIA-II"]
+    assert clients == [[["0", "1", "2", "3"], [pytest.approx(100 * value) for value in own if value is not None]]]
+    single, multi = run.curves.rounds[1], run.curves.rounds[-1]
+    assert rounds[2 * 1] == [single.round, [pytest.approx(100 * value) for value in single.tpr if value]]
+    assert rounds[-2] == [made.ROUNDS, [pytest.approx(100 * (multi.tpr[-1] or 0))] * len(made.ROUNDS)]

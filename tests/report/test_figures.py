@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
@@ -46,8 +47,8 @@ def test_no_date_in_the_pdf(folder: Path) -> None:
 def test_curves_begin_with_what_they_have_at_the_axis() -> None:
     fpr, tpr = shown(curve([0, 0, 0.0005, 0.001, 0.01, 1], [0, 0.2, 0.3, 0.4, 0.5, 1]), low=0.001)
     assert (fpr, tpr) == ([0.001, 0.01, 1], [0.4, 0.5, 1])
-    fpr, tpr = shown(curve([0, 0.01, 1], [0, 0.0001, 1]), low=0.001)
-    assert (fpr, tpr) == ([0.001, 0.01, 1], [0.001, 0.001, 1])
+    fpr, tpr = shown(curve([0, 0.01, 0.1, 1], [0, 0.0001, 0.002, 1]), low=0.001)
+    assert (fpr, tpr) == ([0.1, 1], [0.002, 1])
 
 
 @pytest.mark.parametrize(("smallest", "power"), [(0.5, -3), (0.001, -3), (0.0009, -4), (0.0001, -4), (1e-9, -5)])
@@ -67,13 +68,19 @@ def test_roc_lines_are_the_curves(folder: Path) -> None:
 
 def test_rounds_have_lines_for_single_and_level_lines_for_all_rounds(folder: Path) -> None:
     run = Finished.read(folder)
-    lines = {line.get_label(): line for line in rounds_figure(run).axes[0].get_lines()}
+    axes = rounds_figure(run).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
     assert len(lines) == len(made.ATTACKS)
     single, multi = lines["Grad-Cosine"], lines["FedMIA-II"]
     assert [number for number, _ in points(single)] == made.ROUNDS
     assert single.get_marker() != "None"
     assert [number for number, _ in points(multi)] == [made.ROUNDS[0], made.ROUNDS[-1]]
     assert len({value for _, value in points(multi)}) == 1
+    whisker = axes.containers[-1].get_children()[-1]
+    assert isinstance(whisker, LineCollection)
+    (low, high) = whisker.get_segments()[0][:, 1]
+    curve = run.curves.rounds[-1]
+    assert (low, high) == (pytest.approx(curve.low[-1]), pytest.approx(curve.high[-1]))
 
 
 def test_attacks_differ_without_colour(folder: Path) -> None:

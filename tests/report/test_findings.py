@@ -129,6 +129,15 @@ def test_redrawn_non_members_are_the_first_warning(tmp_path: Path) -> None:
     assert said[1:] == data["warnings"]
 
 
+def test_a_footnote_of_the_table_is_not_said_twice(tmp_path: Path) -> None:
+    data, curves = made.result()
+    footnote = "with 4,000 non-members 0.1 % FPR rests on at most 4 false positives"
+    data["warnings"] = [footnote, "mind the labels", "mind the labels"]
+    run = read(tmp_path, data, curves)
+    assert f"W{footnote[1:]}." in findings.cautions(run, run.rows())
+    assert findings.warnings(run) == ["mind the labels"]
+
+
 def test_idle_components_are_named(tmp_path: Path) -> None:
     data, curves = made.result()
     data["components"][1]["acted"] = False

@@ -94,9 +94,11 @@ def floor(curves: Sequence[Curve]) -> float:
 
 
 def shown(curve: Curve, low: float) -> tuple[list[float], list[float]]:
-    """The curve on log axes that begin at `low`: it starts with what it has there, lower rates lie on the edge."""
+    """The curve as log axes from `low` show it: from what it has at their edge, once it rises above them."""
     start = max((i for i, fpr in enumerate(curve.fpr) if fpr <= low), default=0)
-    return [max(fpr, low) for fpr in curve.fpr[start:]], [max(tpr, low) for tpr in curve.tpr[start:]]
+    points = zip(curve.fpr[start:], curve.tpr[start:], strict=True)
+    seen = [(max(fpr, low), tpr) for fpr, tpr in points if tpr >= low]
+    return [fpr for fpr, _ in seen], [tpr for _, tpr in seen]
 
 
 def roc_figure(run: Finished) -> Chart:
@@ -119,14 +121,19 @@ def roc_figure(run: Finished) -> Chart:
 
 
 def rounds_figure(run: Finished) -> Chart:
-    """TPR at a low FPR over rounds: attacks on one round as lines, attacks on all rounds as horizontal lines."""
+    """TPR at a low FPR over rounds: attacks on one round as lines, attacks on all rounds as horizontal lines.
+
+    At the right, side by side, each attack's last value with its 95 % interval.
+    """
     curves = run.curves.rounds
     with mpl.rc_context(LOOK):
         chart, axes = _canvas(run, curves, height=2.4)
-        for one in curves:
-            _round_line(axes, one, run)
+        last = max((one.round[-1] for one in curves), default=1)
+        for place, one in enumerate(curves):
+            _round_line(axes, one, run, last * (1.04 + 0.02 * place))
         rate = fpr_name(str(curves[0].fpr)) if curves else "low"
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10]).tick_values(0, last)
+        axes.xaxis.set_ticks([tick for tick in ticks if tick <= last])
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.set(xlabel="Round", ylabel=f"True-positive rate at {rate} FPR")
         axes.set_ylim(bottom=0)
@@ -162,10 +169,10 @@ def _roc_line(axes: Axes, one: Curve, run: Finished, low: float) -> None:
     )
 
 
-def _round_line(axes: Axes, one: RoundCurve, run: Finished) -> None:
+def _round_line(axes: Axes, one: RoundCurve, run: Finished, end: float) -> None:
+    """The line, and at `end` beside the rounds the last value with its interval."""
     look = style(run.styles[one.attack])
     value, low, high = ([math.nan if v is None else v for v in side] for side in (one.tpr, one.low, one.high))
-    axes.fill_between(one.round, low, high, color=look.light, alpha=0.12, linewidth=0)
     axes.plot(
         one.round,
         value,
@@ -175,6 +182,8 @@ def _round_line(axes: Axes, one: RoundCurve, run: Finished) -> None:
         linewidth=0.9 if one.kind == "single" else 1.4,
         label=_label(run.names[one.attack]),
     )
+    whisker = [[value[-1] - low[-1]], [high[-1] - value[-1]]]
+    axes.errorbar([end], value[-1:], yerr=whisker, color=look.light, marker=look.marker, elinewidth=1, linestyle="")
 
 
 def _legend(chart: Figure, axes: Axes) -> None:

@@ -122,9 +122,10 @@ def done(run: Finished) -> list[str]:
 
 
 def warnings(run: Finished) -> list[str]:
-    """The run's warnings, each once; first of all that a published protocol was copied with its flaw."""
+    """The run's warnings but for the headline table's own footnotes, each once; a copied flaw comes first."""
     flaw = [] if frozen(run) else [f"{REDRAWN} (compat: {run.report.data.candidates['compat']})."]
-    return list(dict.fromkeys([*flaw, *run.report.warnings]))
+    footnotes = cautions(run, run.rows())
+    return list(dict.fromkeys([*flaw, *(one for one in run.report.warnings if sentence(one) not in footnotes)]))
 
 
 def frozen(run: Finished) -> bool:

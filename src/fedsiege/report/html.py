@@ -22,7 +22,7 @@ from fedsiege.report.charts import chart_data, dash, embedded
 from fedsiege.report.finished import Finished
 
 CANDIDATES = {
-    "members": "Members per audited client",
+    "members": "Members",
     "ifl": "Other clients’ examples (IFL)",
     "ofl": "Nobody’s examples (OFL)",
     "union": "Distinct examples scored",

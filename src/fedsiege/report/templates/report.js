@@ -107,29 +107,41 @@
     ));
   }
 
+  function ticks(end) {
+    const sizes = [1, 2, 5].flatMap((digit) => [0, 1, 2, 3, 4, 5].map((power) => digit * 10 ** power));
+    const size = sizes.sort((a, b) => a - b).find((one) => end / one <= 8) ?? end;
+    return Array.from({length: Math.floor(end / size) + 1}, (_, i) => i * size);
+  }
+
   function rounds() {
     if (!data.rounds.length) return;
     const recorded = [...new Set(data.rounds.flatMap((curve) => curve.round))].sort((a, b) => a - b);
-    const traces = data.rounds.flatMap((curve) => {
+    const step = 0.02 * Math.max(last(recorded), 1);
+    const traces = data.rounds.flatMap((curve, i) => {
       const {name, colour, dash, symbol} = look(curve.attack);
       const single = curve.kind === "single";
       const spread = (list) => (single ? list : recorded.map(() => last(list)));
-      const x = single ? curve.round : recorded;
       const [y, low, high] = [curve.tpr, curve.low, curve.high].map((list) => hundred(spread(list)));
-      const shown = visible("rounds", curve.attack);
-      const edge = {x, mode: "lines", line: {width: 0}, hoverinfo: "skip", visible: shown};
+      const marker = {symbol, size: 6, color: colour};
+      const visibility = visible("rounds", curve.attack);
       return [
-        {...edge, y: low}, {...edge, y: high, fill: "tonexty", fillcolor: alpha(colour, 0.1)},
         {
-          name, x, y, mode: single ? "lines+markers" : "lines", visible: shown,
-          line: {color: colour, width: single ? 1.6 : 2.4, dash}, marker: {symbol, size: 6, color: colour},
-          customdata: y.map((_, i) => [low[i], high[i]]),
+          name, x: single ? curve.round : recorded, y, mode: single ? "lines+markers" : "lines", marker,
+          visible: visibility, line: {color: colour, width: single ? 1.6 : 2.4, dash},
+          customdata: y.map((_, j) => [low[j], high[j]]),
           hovertemplate: "<b>%{y:.3~g} %</b> (%{customdata[0]:.3~g} to %{customdata[1]:.3~g} %)",
+        },
+        {
+          x: [last(recorded) + (2 + i) * step], y: [last(y)], mode: "markers", marker, visible: visibility,
+          hoverinfo: "skip", error_y: {
+            type: "data", array: [last(high) - last(y)], arrayminus: [last(y) - last(low)], color: colour,
+            thickness: 1.6, width: 0,
+          },
         },
       ];
     });
     draw("chart-rounds", traces, layout(
-      {title: "Round", rangemode: "tozero", unifiedhovertitle: {text: "Round %{x}"}},
+      {title: "Round", rangemode: "tozero", tickvals: ticks(last(recorded)), unifiedhovertitle: {text: "Round %{x}"}},
       {title: `TPR at ${percent(data.rounds[0].fpr)} FPR`, ticksuffix: "\u00a0%", rangemode: "tozero"},
       {hovermode: "x unified"},
     ));
