@@ -62,3 +62,12 @@ def test_markup_of_rich_is_text(tmp_path: Path) -> None:
 def test_a_lone_client(lone: Path) -> None:
     text = printed(lone, 120)
     assert "client 0, against all non-members: 400 members and 1,000 non-members" in text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_published_figures_stand_beside_ours(tmp_path: Path, width: int) -> None:
+    data, curves = made.result()
+    text = printed(made.folder(tmp_path, made.with_paper(data), curves), width)
+    assert "beside the paper: Table 1" in text
+    assert "67.0" in text  # 0.6698 published, in per cent
+    assert "not measured" in text

@@ -105,9 +105,10 @@ def done(run: Finished) -> list[str]:
     name = named(report.experiment.config.get("model"))
     model = f"{name}, " if name else ""
     clients = count(len(task.clients), "client")
+    owned = sum(client.examples for client in task.clients)
     sentences = [
         f"{clients} trained a model ({model}{count(task.parameters, 'parameter')}) on {report.data.origin} "
-        f"({count(task.classes, 'class', 'classes')}, {count(report.data.train, 'training example')})"
+        f"({count(task.classes, 'class', 'classes')}, {count(owned, 'training example')})"
         + (f" for {count(rounds, 'round')}." if rounds else "."),
     ]
     if task.accuracy is not None:

@@ -5,9 +5,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fedsiege.report.findings import AGAINST, basis, cautions, finding, idle, warnings, where_name
+from fedsiege.report.findings import AGAINST, basis, cautions, compared, finding, idle, warnings, where_name
 from fedsiege.report.finished import Finished, Row
-from fedsiege.report.schema import Null
+from fedsiege.report.schema import Null, Paper
 from fedsiege.report.words import digits, fixed, fixed_span, fpr_name, hundredths, listed, percent, span
 
 WIDE = 112  # columns from which figure and interval stand side by side
@@ -27,6 +27,8 @@ def summary(run: Finished, width: int = 80) -> RenderableType:
         parts += [Text(), figures_table(run, width)]
     if run.report.null_test:
         parts += [Text(), null_table(run, run.report.null_test)]
+    if run.report.paper:
+        parts += [Text(), paper_table(run, run.report.paper)]
     return Padding(Group(*parts, Text(), *_notes(run)), (1, 1))
 
 
@@ -71,6 +73,28 @@ def null_table(run: Finished, tests: list[Null]) -> Table:
             _figure(*hundredths(one.tpr_at_1pct)),
             Text("passed", style="green") if one.passed else Text(f"not passed: {one.reason}", style="bold red"),
         )
+    return table
+
+
+def paper_table(run: Finished, paper: Paper) -> Table:
+    """Published, ours, interval and verdict, figure by figure; TPR in per cent."""
+    table = Table(
+        title=Text(f"beside the paper: {paper.table or paper.source}"),
+        title_justify="left",
+        title_style="dim",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("Attack", overflow="fold")
+    table.add_column("figure", overflow="fold")
+    for head in ("published", "ours", "interval"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    for figure in paper.figures:
+        line = compared(figure)
+        cells = (run.names.get(figure.attack, figure.attack), line.metric, line.published, line.ours, line.interval)
+        table.add_row(*map(Text, cells), Text(figure.verdict))
     return table
 
 
