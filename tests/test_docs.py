@@ -95,7 +95,7 @@ def test_the_array_example_of_the_quickstart_runs(capsys: Any) -> None:
 
 def test_the_first_config_on_the_page_is_valid() -> None:
     config = yaml.safe_load(blocks("docs/configuration.md", "yaml")[0])
-    assert validated(Experiment, config, "docs").rounds == 40
+    assert validated(config, "docs").rounds == 40
 
 
 def test_every_key_of_a_config_is_explained() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,13 +47,13 @@ def aggregate(
     else:
         spec = {"name": rule} if isinstance(rule, str) else dict(rule)
         built = build("aggregator", {**spec, **fields}, "aggregate")
-    rows = torch.as_tensor(updates)
-    if rows.dim() != 2 or not rows.is_floating_point():
+    rows = _tensor("updates", updates)
+    if rows.dim() != 2 or not rows.is_floating_point() or not len(rows):
         raise InputError(
             f"aggregate: updates have shape {tuple(rows.shape)} and type {rows.dtype}; expected floats [n, d]"
         )
-    shares = torch.ones(len(rows)) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-    if shares.shape != (len(rows),) or not bool((shares > 0).all()):
+    shares = torch.ones(len(rows)) if weights is None else _tensor("weights", weights)
+    if shares.shape != (len(rows),) or not bool(((shares > 0) & torch.isfinite(shares)).all()):
         raise InputError(f"aggregate: weights must be {len(rows)} positive numbers, one for each row")
     kept = [i for i in range(len(rows)) if acceptable(rows[i], rows.shape[1]) is None]
     if not kept:
@@ -60,9 +61,16 @@ def aggregate(
     cohort = Cohort(
         clients=tuple(kept),
         updates=rows[kept],
-        weights=shares[kept],
+        weights=shares[kept].double(),
         ages=(0,) * len(kept),
         starts={},
     )
     combined, counters = built(cohort)
     return combined, {**counters, "dropped_nonfinite": len(rows) - len(kept)}
+
+
+def _tensor(name: str, given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given if isinstance(given, Tensor) else np.array(given))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"aggregate: {name} are not numbers in rows of one length ({error})") from None

@@ -1,5 +1,6 @@
 """From a finished round to the evidence of it on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Examples, Round
 from fedsiege.signals import align, losses_of, uploaded
 from fedsiege.task import Task
@@ -47,10 +49,13 @@ class Recorder:
     def record(self, done: Round) -> int:
         """Compute and write one round's evidence; returns its bytes."""
         tensors = {"global_loss": losses_of(self.task, iter([done.end]), self.candidates).loss[0]}
-        if self.aggregate_only or done.cohort is None:
+        if self.aggregate_only:
             tensors |= self._aligned(done, None)
+        elif done.cohort is None:  # nothing that arrived could be used
+            tensors |= self._aligned(done, None) | {"present": torch.zeros(self.clients, dtype=torch.uint8)}
         else:
             tensors |= self._aligned(done, done.cohort) | self._single(done.cohort)
+        _check_finite(done.number, tensors, done.cohort)
         return write_round(self.folder, done.number, tensors)
 
     def _single(self, cohort: Cohort) -> dict[str, Tensor]:
@@ -104,3 +109,17 @@ class Recorder:
 def _rows(cohort: Cohort, rows: list[int]) -> Tensor:
     """Some rows of a cohort; without a copy when they are all of them."""
     return cohort.updates if len(rows) == len(cohort.clients) else cohort.updates[rows]
+
+
+def _check_finite(number: int, tensors: Mapping[str, Tensor], cohort: Cohort | None) -> None:
+    """Finite weights can still have a loss beyond all numbers; no attack could read such evidence."""
+    for client in cohort.clients if cohort and "loss" in tensors else ():
+        if not bool(torch.isfinite(tensors["loss"][client]).all()):
+            raise TrainingDivergedError(
+                f"round {number}, client {client}: the uploaded model's loss is not finite; lower training.lr"
+            )
+    for name in ("global_loss", "gradient_norm2", "aggregate_dot"):
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise TrainingDivergedError(
+                f"round {number}: the {name} of the global model is not finite; lower training.lr or server_step"
+            )

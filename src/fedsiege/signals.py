@@ -3,11 +3,13 @@
 The gradient of a candidate is that of the global model, so it does not depend on the client. It is formed once,
 layer by layer, from the layer's inputs and output gradients, multiplied with the stacked updates of all clients,
 and dropped: no [m, d] matrix, no loop over clients, no batch of one. Layers of a kind not known here, or shared,
-or called twice, take the general way (one vectorised per-example gradient of just their parameters).
+or called twice, or with rows that are not the examples, take the general way (one vectorised per-example gradient
+of just their parameters).
 
 Cost per candidate: one forward and backward pass, the layers' products, and one forward pass a client.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,16 +31,17 @@ MOVED = 64
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Per-example gradients of a part of one tensor, from entry `offset` on.
+    """Per-example gradients of a part of one tensor, from entry `offset` on, of b examples of a batch.
 
     Either as they are, `g` [b, entries], or as the product of output gradients `g` [b, out, positions] and inputs
-    `a` [b, positions, in], which need not be formed.
+    `a` [b, positions, in], which need not be formed. `first` is the place in the batch of the first example.
     """
 
     tensor: str
     offset: int
     g: Tensor
     a: Tensor | None = None
+    first: int = 0
 
     @property
     def entries(self) -> int:
@@ -54,7 +57,7 @@ class Piece:
         return self._formed(rows, self.a)
 
     def _moved(self, rows: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Every input moved by every update, weighed with the output gradients; norms from products of positions."""
+        """Inputs moved by every update, weighed with the output gradients; norms from products of positions."""
         (b, outputs, positions), n = self.g.shape, len(rows)
         moved = a.flatten(0, 1) @ rows.reshape(n * outputs, -1).T
         dot = torch.einsum("bpno,bop->nb", moved.view(b, positions, n, outputs), self.g)
@@ -123,14 +126,13 @@ def align(
     losses = torch.zeros(m, device=task.device)
     places = list(task.layout.slices())[: len(groups)]
     where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
-    tape = Tape(task.module)
+    tape = Tape(task, task.inputs(examples.x[:1]))
     for first in range(0, m, batch):
-        rows = slice(first, first + batch)
-        x, y = task.inputs(examples.x[rows]), examples.y[rows]
-        losses[rows] = tape.record(task, x, y)
+        x, y = task.inputs(examples.x[first : first + batch]), examples.y[first : first + batch]
+        losses[first : first + batch] = tape.record(task, x, y)
         for piece in tape.gradients(task, x, y):
             group, place = where[piece.tensor]
-            begin = place.start + piece.offset
+            begin, rows = place.start + piece.offset, slice(first + piece.first, first + piece.first + len(piece.g))
             products, squares = piece.against(read(slice(begin, begin + piece.entries)))
             dot[group, :, rows] += products
             norm2[group, rows] += squares
@@ -143,28 +145,42 @@ def align(
 class Tape:
     """The inputs and output gradients of a model's layers for one batch.
 
-    A layer is *direct* when its kind is known, its parameters are its own, and it ran exactly once.
+    A layer is *direct* when its kind is known, its parameters are trained and its own, and it ran exactly once, one
+    row an example. Some models fold positions into rows, or put positions first: a batch of as many examples as
+    positions would look right, so a single example (`alone`, prepared input [1, ...]) is looked at too.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, task: Task, alone: Tensor) -> None:
         owners: dict[int, int] = {}
-        for layer in module.modules():
+        for layer in task.module.modules():
             for parameter in layer.parameters(recurse=False):
                 owners[id(parameter)] = owners.get(id(parameter), 0) + 1
         self.layers = {
             name: layer
-            for name, layer in module.named_modules()
-            if per_example_of(layer) and all(owners[id(p)] == 1 for p in layer.parameters(recurse=False))
+            for name, layer in task.module.named_modules()
+            if per_example_of(layer)
+            and any(p.requires_grad for p in layer.parameters(recurse=False))
+            and all(owners[id(p)] == 1 for p in layer.parameters(recurse=False))
         }
+        self.layers = {name: self.layers[name] for name in self._forward(task, alone)[1]}
 
     def record(self, task: Task, x: Tensor, y: Tensor) -> Tensor:
         """Run the batch forward and backward; returns the losses [b]."""
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
+        logits, ran = self._forward(task, x)
+        with torch.enable_grad():
+            losses = task.losses(logits, y)
+        outputs = [output for _, output in ran.values()]
+        backward = torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True)
+        self.calls = {name: (a, g) for (name, (a, _)), g in zip(ran.items(), backward, strict=True)}
+        return losses.detach()
+
+    def _forward(self, task: Task, x: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The logits, and input and output of the layers that prove direct in this batch."""
+        seen: dict[str, list[tuple[tuple[Tensor, ...], Tensor]]] = {name: [] for name in self.layers}
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
             def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                seen[name].append((inputs[0].detach(), output))
+                seen[name].append((tuple(a.detach() for a in inputs), output))
                 # The copy goes on through the model, so that an in-place layer after this one cannot spoil ours.
                 return output.clone()
 
@@ -173,15 +189,16 @@ class Tape:
         handles = [layer.register_forward_hook(keep(name)) for name, layer in self.layers.items()]
         try:
             with torch.enable_grad():
-                losses = task.losses(task.logits(x), y)
+                logits = task.logits(x)
         finally:
             for handle in handles:
                 handle.remove()
         once = {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
-        outputs = [output for _, output in once.values()]
-        backward = torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True)
-        self.calls = {name: (a, g) for (name, (a, _)), g in zip(once.items(), backward, strict=True)}
-        return losses.detach()
+        return logits, {
+            name: (inputs[0], output)
+            for name, (inputs, output) in once.items()
+            if len(inputs) == 1 and len(output) == len(x) and output.requires_grad
+        }
 
     def gradients(self, task: Task, x: Tensor, y: Tensor) -> Iterator[Piece]:
         """Every trained tensor's per-example gradients, in pieces."""
@@ -203,7 +220,7 @@ class Tape:
 
 
 def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piece]:
-    """Per-example gradients of any tensors, by vectorised automatic differentiation, in blocks of examples."""
+    """Per-example gradients of any tensors by automatic differentiation, some examples at a time."""
     everything = {
         **{k: v.detach() for k, v in task.module.named_parameters()},
         **{k: v.detach() for k, v in task.module.named_buffers()},
@@ -215,12 +232,24 @@ def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piec
         return task.losses(logits, yi[None]).sum()
 
     block = max(1, BLOCK // sum(t.numel() for t in chosen.values()))
-    parts = [
-        vmap(grad(loss), in_dims=(None, 0, 0))(chosen, xb, yb)
-        for xb, yb in zip(x.split(block), y.split(block), strict=True)
-    ]
-    for name in names:
-        yield Piece(name, 0, torch.cat([part[name] for part in parts]).flatten(1))
+    for first in range(0, len(x), block):
+        gradients = _per_example(loss, chosen, x[first : first + block], y[first : first + block])
+        for name in names:
+            yield Piece(name, 0, gradients[name].flatten(1), first=first)
+
+
+def _per_example(
+    loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor], wanted: dict[str, Tensor], x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """Gradients [b, ...] of the loss of each example; one by one where an operation cannot be vectorised."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            vectorised: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(wanted, x, y)
+            return vectorised
+    except RuntimeError:
+        single = [grad(loss)(wanted, xi, yi) for xi, yi in zip(x, y, strict=True)]
+        return {name: torch.stack([one[name] for one in single]) for name in wanted}
 
 
 def per_example_of(layer: nn.Module) -> PerExample | None:

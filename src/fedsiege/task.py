@@ -37,6 +37,7 @@ class Task:
         std: Sequence[float] = (),
         device: torch.device | str = "cpu",
     ) -> None:
+        _refuse_batch_statistics(module)
         self.device = torch.device(device)
         self.module = module.to(self.device).float()
         self.layout = layout_of(self.module)
@@ -114,6 +115,15 @@ def layout_of(module: nn.Module) -> Layout:
         kinds=tuple(kind for _, _, kind in tensors),
         groups=tuple(name.partition(".")[0] for name in names),
     )
+
+
+def _refuse_batch_statistics(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            raise InputError(
+                f"model: {name or type(layer).__name__} has track_running_stats=False, so that an example's loss "
+                "would depend on the other examples of its batch; expected running statistics"
+            )
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

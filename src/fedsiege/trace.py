@@ -161,8 +161,13 @@ class Trace:
     def head(self, t: int) -> NDArray[np.float32]:
         """How each client's update moved each class's output [K, C]: the last bias, else its weight's row sums."""
         rows: NDArray[np.float32] = self._read(t, "head")
-        if len(self.head_sizes) > 1:
-            return rows[:, -self.head_sizes[-1] :]
+        if len(self.head_sizes) == 2 and self.head_sizes[1] == self.classes:
+            return rows[:, self.head_sizes[0] :]
+        if len(self.head_sizes) > 1 or self.head_sizes[0] % self.classes:
+            raise InputError(
+                f"{self.folder}: the model's last layer has tensors of {self.head_sizes} values; "
+                f"expected a weight and a bias with an output for each of the {self.classes} classes"
+            )
         sums: NDArray[np.float32] = rows.reshape(len(rows), self.classes, -1).sum(2)
         return sums
 
@@ -173,8 +178,10 @@ class Trace:
 
     def _group(self, name: str) -> int:
         if name not in self.groups:
-            raise InputError(f"{self.folder}: no group {name!r}{nearest(name, list(self.groups))}; expected some of "
-                             f"{', '.join(self.groups)}")
+            raise InputError(
+                f"{self.folder}: no group {name!r}{nearest(name, list(self.groups))}; expected some of "
+                f"{', '.join(self.groups)}"
+            )
         return self.groups.index(name)
 
     def _present(self, t: int) -> NDArray[np.bool_]:

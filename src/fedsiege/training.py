@@ -20,7 +20,7 @@ class Training(BaseModel):
     size `lr` on the gradient over all of the client's data.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     algorithm: Literal["fedavg", "fedsgd"] = "fedavg"
     """`fedavg` trains for `epochs`; `fedsgd` takes one plain step on all of the client's data."""
@@ -86,5 +86,14 @@ def train(
 def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
     """One optimiser step on the mean loss of a batch of raw inputs."""
     task.gradient.zero_()
-    task.losses(task.logits(task.inputs(x)), y).mean().backward()
+    try:
+        logits = task.logits(task.inputs(x))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"training.batch: it leaves a client a batch of {len(x)}, which BatchNorm cannot train on; "
+            "choose another batch or a model without BatchNorm"
+        ) from None
+    task.losses(logits, y).mean().backward()
     optimiser.step()

@@ -112,7 +112,7 @@ def test_a_null_test_is_the_headline_of_its_run(tmp_path: Path) -> None:
 
 def test_what_was_done(folder: Path) -> None:
     assert [plain(sentence) for sentence in findings.done(Finished.read(folder))] == [
-        "10 clients trained a model (mlp, 100,234 parameters) on scikit-learn digits (10 classes, 1,437 training "
+        "10 clients trained a model (mlp, 100,234 parameters) on scikit-learn digits (10 classes, 1,409 training "
         "examples) for 60 rounds.",
         "The global model classifies 91.3 % of the held-out examples correctly, and 100 % of those it was trained "
         "on.",

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedsiege.data.candidates import CandidateSpec
 from fedsiege.errors import InputError
@@ -14,7 +15,21 @@ from fedsiege.shipped import find
 from fedsiege.trace import Groups
 from fedsiege.training import Training
 
-Spec = str | dict[str, Any]
+
+def _component(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)):
+        return value
+    raise ValueError("expected a name or {name: ..., field: ...}")
+
+
+def _clients(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    if value == "all" or all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        return value
+    raise ValueError("expected all, a client's number or a list of numbers")
+
+
+Spec = Annotated[str | dict[str, Any], BeforeValidator(_component)]
 """A component: its name, or `{name: ..., field: ...}`."""
 
 FEDMIA_ATTACKS: list[Spec] = [
@@ -33,7 +48,7 @@ FEDMIA_ATTACKS: list[Spec] = [
 class Strict(BaseModel):
     """A frozen part of a config in which every key is known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class TraceSpec(Strict):
@@ -49,7 +64,7 @@ class Published(Strict):
     """One published figure."""
 
     attack: str
-    metric: Annotated[str, Field(pattern=r"^(auc|tpr@0\.\d+)$")]
+    metric: Literal["auc", "tpr@0.1", "tpr@0.01", "tpr@0.001", "tpr@0.0001"]
     value: float
     spread: float | None = None
     """The published standard deviation."""
@@ -108,11 +123,11 @@ class Experiment(Strict):
     """Who plays the compromised clients."""
     secure_aggregation: bool = False
     """The server sees only the sum of the updates."""
-    targets: Literal["all"] | int | list[int] = "all"
+    targets: Annotated[Literal["all"] | int | list[int], BeforeValidator(_clients)] = "all"
     """The clients whose members are looked for."""
     candidates: CandidateSpec = CandidateSpec()
     """The examples whose membership is tested."""
-    attacks: list[Spec] = FEDMIA_ATTACKS
+    attacks: Annotated[list[Spec], Field(min_length=1)] = FEDMIA_ATTACKS
     """The attacks to score."""
     record_every: Annotated[int, Field(ge=1)] = 10
     """Rounds between recorded rounds; the last round is always recorded."""
@@ -137,12 +152,6 @@ class Experiment(Strict):
     profiles: dict[str, dict[str, Any]] = {}
     """Named sets of changes: `--set profile=small`."""
 
-    @model_validator(mode="after")
-    def _something_to_do(self) -> "Experiment":
-        if not self.attacks:
-            raise ValueError("attacks: got an empty list; expected at least one attack")
-        return self
-
     def recorded(self, number: int) -> bool:
         """Whether round `number` is recorded."""
         return number % self.record_every == 0 or number == self.rounds
@@ -158,35 +167,47 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     changes = [_parsed(text) for text in overrides]
     profile = next((value for path, value in reversed(changes) if path == ["profile"]), raw.get("profile"))
     if profile is not None:
-        profiles = raw.get("profiles") or {}
-        if profile not in profiles:
-            known = list(profiles)
-            raise InputError(
-                f"{where}: profile: unknown {profile!r}{nearest(str(profile), known)}; "
-                f"known: {', '.join(known) or 'none'}"
-            )
-        raw = _merged(raw, profiles[profile])
+        raw = _merged(raw, _profile(raw.get("profiles"), profile, where))
     for path, value in changes:
         _put(raw, path, value)
     if not isinstance(config, Mapping):
         raw.setdefault("name", Path(where).stem)
-    return validated(Experiment, raw, where)
+    return validated(raw, where)
 
 
-def validated(kind: type[Experiment], raw: Mapping[str, Any], where: str) -> Experiment:
-    """The experiment these values describe, or the first thing that is wrong with them."""
+def validated(raw: Mapping[str, Any], where: str) -> Experiment:
+    """The experiment these values describe; InputError with the first thing that is wrong with them."""
     try:
-        return TypeAdapter(kind).validate_python(dict(raw))
+        return Experiment.model_validate(dict(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in ("str", "dict[str,any]")) or "experiment"
-        if first["type"] == "extra_forbidden":
-            known = _fields_at(first["loc"][:-1])
-            message = f"unknown field{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}"
-            raise InputError(f"{where}: {field}: {message}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "value_error" else f"got {first['input']!r}; "
-        raise InputError(f"{where}: {field}: {given}{message}") from None
+        raise InputError(f"{where}: {_fault(error.errors()[0])}") from None
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Field, value given and what was expected, as people say it."""
+    place = tuple(part for part in error["loc"] if part not in ("str", "dict[str,any]"))
+    field = ".".join(map(str, place))
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _fields_at(place[:-1])
+        return f"{field}: unknown field{nearest(str(place[-1]), known)}; known: {', '.join(known)}"
+    if error["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{field}: missing; expected a value"
+    if error["type"] in ("model_type", "dataclass_type"):
+        return f"{field}: got {error['input']!r}; expected a mapping of fields to values"
+    return f"{field}: got {error['input']!r}; {error['msg'].removeprefix('Value error, ')}"
+
+
+def _profile(profiles: Any, name: Any, where: str) -> dict[str, Any]:
+    """The changes that a profile makes."""
+    known = [str(one) for one in profiles] if isinstance(profiles, Mapping) else []
+    if not isinstance(name, str) or name not in known:
+        raise InputError(
+            f"{where}: profile: unknown {name!r}{nearest(str(name), known)}; known: {', '.join(known) or 'none'}"
+        )
+    changes = profiles[name]
+    if not isinstance(changes, dict):
+        raise InputError(f"{where}: profiles.{name}: got {changes!r}; expected a mapping of fields to values")
+    return changes
 
 
 def _fields_at(place: tuple[Any, ...]) -> list[str]:
@@ -234,9 +255,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """`base` with `changes`; parts merge, components (anything that names one) and all else are replaced."""
     result = dict(base)
     for key, value in changes.items():
-        old = result.get(key)
+        old = _opened(result.get(key))
         merge = isinstance(old, dict) and isinstance(value, dict) and "name" not in value
-        result[key] = _merged(old, value) if merge and isinstance(old, dict) else value
+        result[key] = _merged(old, value) if merge else value
     return result
 
 
@@ -248,14 +269,26 @@ def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
         if depth == len(path) - 1:
             at[key] = value
             return
-        inner = at[key] if isinstance(at, list) else at.get(key)
-        inner = {} if inner is None else {"name": inner} if isinstance(inner, str) else inner
+        default = _default(part) if depth == 0 else None
+        inner = _opened(at[key] if isinstance(at, list) else at.get(key, default))
+        inner = {} if inner is None else inner
         if not isinstance(inner, dict | list):
             here = ".".join(path[: depth + 1])
             raise InputError(f"--set {'.'.join(path)}: {here} is {inner!r} and has no fields")
         # A copy, so that the caller's own mapping is not changed.
         at[key] = inner.copy()
         at = at[key]
+
+
+def _opened(value: Any) -> Any:
+    """A component given by its plain name, as the mapping that can take fields; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _default(key: str) -> Any:
+    """The components of a config that names none: `--set model.hidden=[64]` is about the default model."""
+    value = Experiment.model_fields[key].default if key in Experiment.model_fields else None
+    return value if isinstance(value, str | list) else None
 
 
 def _position(at: list[Any], key: str, path: list[str]) -> int:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -21,6 +21,8 @@ CONFIG, RESULT, REPORT, SCORES, CURVES = (
     "curves.json",
 )
 LOCK, CHECKPOINT, TRACE, CANDIDATES = ".lock", "checkpoint.safetensors", "trace", "candidates.parquet"
+REPORTED = (REPORT, "figures/roc.pdf", "figures/rounds.pdf", "table.csv", "table.tex")
+"""What is written last, from the other files."""
 
 FREE = ("out",)
 """Fields that may change between a run and its resumption."""
@@ -28,32 +30,50 @@ FREE = ("out",)
 
 @contextmanager
 def opened(folder: Path, experiment: Experiment, resume: bool) -> Iterator[None]:
-    """Hold the run folder for one process, made ready for this experiment.
+    """Hold the run folder for one process, after a look that nothing of anybody else's would be overwritten.
 
+    A finished run is not touched, not even locked. A folder in which nothing was written goes away again.
     Raises InputError when the folder holds something else, another config, or another process's run. A lock whose
     process is gone no longer holds: the operating system gives it up with the process.
     """
     _check(folder, experiment, resume)
+    if finished(folder):
+        yield
+        return
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
+        _hold(lock, folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise InputError(f"{folder}: process {lock.read().strip() or '?'} is running in it") from None
+            _check(folder, experiment, resume)
+            yield
+        finally:
+            if new and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
+
+
+def _hold(lock: TextIO, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        _check(folder, experiment, resume)
-        if not (folder / CONFIG).exists():
-            write_bytes(folder / CONFIG, dump(experiment).encode())
-        yield
+        raise InputError(f"{folder}: process {lock.read().strip() or '?'} is running in it") from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+
+
+def begin(folder: Path, experiment: Experiment) -> None:
+    """Write down whose folder it is, when everything about the run has been checked."""
+    if not (folder / CONFIG).exists():
+        write_bytes(folder / CONFIG, dump(experiment).encode())
 
 
 def finished(folder: Path) -> bool:
     """Whether nothing is left to do in this folder."""
-    return (folder / RESULT).is_file() and (folder / REPORT).is_file()
+    return all((folder / name).is_file() for name in (CONFIG, RESULT, *REPORTED))
 
 
 def dump(experiment: Experiment) -> str:
@@ -63,15 +83,17 @@ def dump(experiment: Experiment) -> str:
 
 
 def _check(folder: Path, experiment: Experiment, resume: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; expected a folder to write the run to")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{folder}: {place} is a file; expected a folder to write the run to")
     left = [p.name for p in folder.iterdir() if p.name != LOCK] if folder.exists() else []
     if not left:
         return
     if not resume:
         raise InputError(f"{folder}: exists and is not empty; choose another --out, or --resume to go on with it")
     if not (folder / CONFIG).is_file():
-        ours = sorted({RESULT, REPORT, SCORES, CURVES, CHECKPOINT, TRACE, CANDIDATES}.intersection(left))
+        written = {RESULT, SCORES, CURVES, CHECKPOINT, TRACE, CANDIDATES}
+        ours = sorted((written | {Path(name).parts[0] for name in REPORTED}).intersection(left))
         if ours:
             raise InputError(f"{folder}: has {ours[0]} but no {CONFIG}; it is not a run that can go on")
         return
@@ -86,8 +108,8 @@ def _check(folder: Path, experiment: Experiment, resume: bool) -> None:
 def _loaded(path: Path) -> dict[str, Any]:
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({error}); the run cannot be resumed") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InputError(f"{path}: not YAML; the run cannot be resumed") from None
     if not isinstance(before, dict):
         raise InputError(f"{path}: not a run's config; the run cannot be resumed")
     return before

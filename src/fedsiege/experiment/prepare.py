@@ -1,13 +1,14 @@
 """From a config to everything a run needs, checked before the first round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsiege.aggregators.base import Aggregator
+from fedsiege.aggregators.base import Aggregator, LinearAggregator
 from fedsiege.attacks.membership.base import MembershipAttack, check_plan, resolve_vantage
 from fedsiege.data.candidates import Candidates, draw, resolve_targets
 from fedsiege.data.dataset import Dataset
@@ -15,15 +16,17 @@ from fedsiege.data.duplicates import deduplicate
 from fedsiege.data.fingerprint import fingerprint
 from fedsiege.data.partitioning import partition
 from fedsiege.data.shorthand import source_spec
-from fedsiege.errors import InputError
+from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
 from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Federation
+from fedsiege.federation.rounds import Federation, invited_to
 from fedsiege.models.base import build_model
-from fedsiege.registry import build, label_of
+from fedsiege.registry import build, label_of, name_of
 from fedsiege.streams import entropy
 from fedsiege.task import Task, seeded
-from fedsiege.view import Vantage
+from fedsiege.view import SINGLE_UPDATES, Flags, Vantage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,15 @@ class Planned:
     attack: MembershipAttack
     label: str
     vantage: Vantage
+
+    def serves(self, target: int, attendance: Mapping[int, Flags]) -> bool:
+        """Whether a target took part in enough recorded rounds: `attendance` is who did [K], by round number."""
+        if self.vantage not in SINGLE_UPDATES:
+            return True
+        others = self.attack.min_clients - 1 if self.attack.needs_others else 0
+        there = [number for number, who in attendance.items() if who[target] and who.sum() > others]
+        chosen = getattr(self.attack, "round", "last")
+        return len(there) >= self.attack.min_rounds if chosen == "last" else chosen in there
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +83,21 @@ class Prepared:
 def prepare(experiment: Experiment) -> Prepared:
     """Build and check every part of a run; InputError names the first that does not fit."""
     e = experiment
-    aggregator: Aggregator = build("aggregator", e.aggregator, "aggregator")
+    aggregator = aggregator_of(e)
     _refuse_unbuilt(e)
     attacks = plan_attacks(e)
     source = build("data", source_spec(e.data) if isinstance(e.data, str) else e.data, "data")
     divide = build("partition", e.partition, "partition")
     targets = resolve_targets(e.targets, e.clients)
+    check_attendance(e, attacks, targets)
     device = device_of(e.device)
     data = deduplicate(source.load())
+    if not len(data.heldout):
+        raise InputError(
+            "data: every held-out example is also in the training data; expected data that nobody owns"
+        )
     shards = partition(data, divide, e.clients, e.seed, e.examples_per_client)
     candidates = draw(data, shards, targets, e.candidates, e.seed)
-    module = seeded(
-        lambda: build_model(e.model, tuple(data.train.x.shape[1:]), len(data.classes)),
-        entropy(e.seed, "initial weights") % 2**63,
-    )
     return Prepared(
         experiment=e,
         data=data,
@@ -94,8 +107,37 @@ def prepare(experiment: Experiment) -> Prepared:
         candidates=candidates,
         attacks=attacks,
         aggregator=aggregator,
-        task=Task(module, data.mean, data.std, device),
+        task=task_of(e, data, device),
     )
+
+
+def task_of(experiment: Experiment, data: Dataset, device: torch.device) -> Task:
+    """The model with its initial weights; InputError when it cannot take the data or has too few outputs."""
+    shape, classes = tuple(data.train.x.shape[1:]), len(data.classes)
+    seed = entropy(experiment.seed, "initial weights") % 2**63
+    task = Task(seeded(lambda: build_model(experiment.model, shape, classes), seed), data.mean, data.std, device)
+    try:
+        logits = task.predict(task.state.clone(), data.train.take(np.arange(1)).to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        why = str(error).partition("\n")[0]
+        raise InputError(f"model: {experiment.model!r} cannot take inputs of shape {shape}: {why}") from None
+    if logits.shape != (1, classes):
+        raise InputError(
+            f"model: {experiment.model!r} makes outputs of shape {tuple(logits.shape)} for one example; "
+            f"expected (1, {classes}), one for each class"
+        )
+    return task
+
+
+def aggregator_of(experiment: Experiment) -> Aggregator:
+    """The aggregation rule; refused by name when it needs the rows that secure aggregation hides."""
+    rule = _built("aggregator", experiment.aggregator, "aggregator", Aggregator)
+    if experiment.secure_aggregation and not isinstance(rule, LinearAggregator):
+        raise ThreatModelError(
+            f"aggregator {name_of(rule)}: needs single clients' updates, which secure_aggregation: true hides; "
+            "use a rule that is a sum, such as fedavg"
+        )
+    return rule
 
 
 def plan_attacks(experiment: Experiment) -> list[Planned]:
@@ -104,13 +146,36 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
     recorded = [number for number in range(1, e.rounds + 1) if e.recorded(number)]
     planned: list[Planned] = []
     for position, spec in enumerate(e.attacks):
-        attack: MembershipAttack = build("membership", spec, f"attacks.{position}")
+        attack = _built("membership", spec, f"attacks.{position}", MembershipAttack)
         label = label_of(attack)
         if any(label == other.label for other in planned):
             raise InputError(f"attacks.{position}: {label} is listed twice; expected different attacks or fields")
         check_plan(attack, recorded, e.clients)
         planned.append(Planned(attack, label, resolve_vantage(attack, e.secure_aggregation)))
     return planned
+
+
+def check_attendance(experiment: Experiment, attacks: list[Planned], targets: list[int]) -> None:
+    """Refuse, by name, targets that an attack could not score because they are invited to too few recorded rounds.
+
+    Who is invited is known beforehand. With `targets: all` such targets are left out (the result says so), as long
+    as there is another.
+    """
+    e = experiment
+    attendance = {
+        number: np.isin(np.arange(e.clients), invited_to(number, e.clients, e.participation, e.seed))
+        for number in range(1, e.rounds + 1)
+        if e.recorded(number)
+    }
+    for planned in attacks:
+        left_out = [target for target in targets if not planned.serves(target, attendance)]
+        if left_out and (e.targets != "all" or left_out == targets):
+            some = f"client {left_out[0]}" + (f" and {len(left_out) - 1} more" if len(left_out) > 1 else "")
+            raise InputError(
+                f"attack {planned.label}: with participation {e.participation:g}, {some} of the targets will be in "
+                f"too few recorded rounds; it needs {planned.attack.min_rounds}, with {planned.attack.min_clients} "
+                "clients each: record more rounds, raise participation or choose other targets"
+            )
 
 
 def at_round(attack: MembershipAttack, number: int) -> MembershipAttack:
@@ -122,9 +187,20 @@ def device_of(name: str) -> torch.device:
     """The device a config names; `auto` is a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device: got {name!r}, and torch finds no GPU here; expected cpu or auto")
-    return torch.device(name)
+    device, there = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise InputError(
+            f"device: got {name!r}, and torch finds {there} GPUs here; expected auto, cpu or one of them"
+        )
+    return device
+
+
+def _built(kind: str, spec: object, where: str, base: type[T]) -> T:
+    """A component that is what its place needs: a user's own class could be anything."""
+    made = build(kind, spec, where)
+    if not isinstance(made, base):
+        raise InputError(f"{where}: {spec!r} is a {type(made).__name__}; expected a subclass of {base.__name__}")
+    return made
 
 
 def _refuse_unbuilt(e: Experiment) -> None:

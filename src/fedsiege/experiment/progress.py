@@ -19,6 +19,7 @@ class Bars:
     """The bars of one run."""
 
     def __init__(self, shown: bool) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -26,8 +27,9 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("to go"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not shown,
+            console=console,
+            # In a file bars are noise: there is nobody to wait for them.
+            disable=not (shown and (console.is_terminal or console.is_jupyter)),
         )
 
     def __enter__(self) -> "Bars":

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fedsiege import __version__
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.folder import FREE
 
@@ -22,7 +23,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets", "flwr-dataset
 def provenance(experiment: Experiment, device: torch.device) -> dict[str, Any]:
     """Versions, machine, seed and the hash of the config."""
     return {
-        "fedsiege": metadata.version("fedsiege"),
+        "fedsiege": __version__,
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -42,13 +43,14 @@ def config_hash(experiment: Experiment) -> str:
 
 
 def commit() -> str | None:
-    """The git commit of the code, with '+' when it has changes; None for an installed package."""
+    """The git commit of the code, with '+' when it has changes; None for a package that git does not know."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is installed inside somebody's repository
         head, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -5,53 +5,61 @@ from typing import Any
 
 import numpy as np
 
-from fedsiege.attacks.membership.base import check_plan
 from fedsiege.data.candidates import Candidates
-from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment, Paper
 from fedsiege.experiment.prepare import Planned, Prepared, at_round
 from fedsiege.experiment.scores import MEMBERS, Pair, Scored
 from fedsiege.experiment.train import Notes
 from fedsiege.federation.rounds import State
-from fedsiege.metrics import FPRS, Audit, audit, null_test, over_targets
+from fedsiege.metrics import Audit, audit, null_test, over_targets
 from fedsiege.metrics.null import SIDE
 from fedsiege.records import Counters
 from fedsiege.registry import name_of
 from fedsiege.trace import Trace
-from fedsiege.view import View
+from fedsiege.view import SINGLE_UPDATES, View
 
 KINDS = ("all", "ifl", "ofl")
 CURVE_FPR = 0.001
 
 
-def attack_rows(planned: Planned, scored: list[Scored], rounds_used: int) -> list[dict[str, Any]]:
+def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
     """One attack's figures: against each kind of non-members, for each target, pooled, worst, and any client."""
     own = [one for one in scored if one.label == planned.label]
+    most = max(one.rounds for one in own)
     about = {
         "name": name_of(planned.attack),
         "attack": planned.label,
         "title": planned.attack.title,
         "vantage": planned.vantage,
-        "rounds_used": rounds_used,
     }
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
-        judged = [(one.audit.target, one.against(kind)) for one in own]
-        pairs = [(target, pair) for target, pair in judged if all(map(len, pair))]
+        judged = [(one, one.against(kind)) for one in own]
+        pairs = [(one, pair) for one, pair in judged if all(map(len, pair))]
         if not pairs:
             continue
         found = over_targets([pair for _, pair in pairs])
         rows += [
-            {**about, "target": target, "against": kind, **one.as_dict()}
-            for (target, _), one in zip(pairs, found.targets, strict=True)
+            {**about, "rounds_used": one.rounds, "target": one.audit.target, "against": kind, **figures.as_dict()}
+            for (one, _), figures in zip(pairs, found.targets, strict=True)
         ]
-        rows.append({**about, "target": "pooled", "against": kind, **found.as_dict()})
-        worst = {"target": "worst", "worst_target": pairs[found.worst][0], "against": kind}
-        rows.append({**about, **worst, **found.targets[found.worst].as_dict()})
-    if planned.vantage not in ("server", "server_and_insider"):
+        rows.append({**about, "rounds_used": most, "target": "pooled", "against": kind, **found.as_dict()})
+        worst = pairs[found.worst][0]
+        rows.append(
+            {
+                **about,
+                "rounds_used": worst.rounds,
+                "target": "worst",
+                "worst_target": worst.audit.target,
+                "against": kind,
+                **found.targets[found.worst].as_dict(),
+            }
+        )
+    if planned.vantage not in SINGLE_UPDATES:
         anyone = any_client(own)
         if all(map(len, anyone)):
-            rows.append({**about, "target": "any", "against": "ofl", **audit(*anyone).as_dict()})
+            figures = audit(*anyone).as_dict()
+            rows.append({**about, "rounds_used": most, "target": "any", "against": "ofl", **figures})
     return rows
 
 
@@ -91,7 +99,7 @@ def curves(prepared: Prepared, scored: list[Scored], trace: Trace) -> dict[str, 
         if planned.attack.multi_round:
             ends = [trace.rounds[0], trace.rounds[-1]]
             rounds.append(_line(about, "multi", dict.fromkeys(ends, pooled)))
-        elif prepared.experiment.candidates.compat == "none":
+        elif hasattr(planned.attack, "round") and prepared.experiment.candidates.compat == "none":
             rounds.append(_line(about, "single", by_round(planned, prepared.candidates, trace)))
     return {"roc": roc, "rounds": rounds}
 
@@ -102,14 +110,13 @@ def by_round(planned: Planned, candidates: Candidates, trace: Trace) -> dict[int
     found: dict[int, Audit] = {}
     for t, number in enumerate(trace.rounds):
         attack = at_round(planned.attack, number)
-        check_plan(attack, trace.rounds, trace.clients)
         view = View(trace, planned.vantage)
         pairs = []
         for one in candidates.audits:
             if view.sees_updates and not trace.present(t)[one.target]:
                 continue
             values = attack.score(view, one.target)[[place[i] for i in one.ids.tolist()]]
-            pairs.append(Scored(planned.label, one, values).against("all"))
+            pairs.append(Scored(planned.label, one, values, 1).against("all"))
         if pairs:
             found[number] = over_targets(pairs).pooled
     return found
@@ -147,10 +154,12 @@ def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict
 
 def paper_rows(paper: Paper, rows: list[dict[str, Any]], profile: str | None) -> dict[str, Any]:
     """The published figures beside ours, pooled over targets and against all non-members."""
-    ours = {row["name"]: row for row in rows if row["target"] == "pooled" and row["against"] == "all"}
+    pooled = [row for row in rows if row["target"] == "pooled" and row["against"] == "all"]
     figures = []
     for figure in paper.figures:
-        row = ours.get(figure.attack)
+        named = [row for row in pooled if figure.attack in (row["attack"], row["name"])]
+        # The attack as the paper has it is labelled with its bare name; a variant of it stands in if it is alone.
+        row = min(named, key=lambda row: row["attack"] != figure.attack, default=None)
         estimate = None if row is None else _metric(row, figure.metric)
         figures.append(
             {
@@ -166,19 +175,12 @@ def paper_rows(paper: Paper, rows: list[dict[str, Any]], profile: str | None) ->
 
 
 def _metric(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    if metric == "auc":
-        auc: dict[str, Any] = row["auc"]
-        return auc
-    rate = metric.removeprefix("tpr@")
-    if rate not in row["tpr_at_fpr"]:
-        known = ", ".join(f"tpr@{fpr}" for fpr in FPRS)
-        raise InputError(f"paper.figures: metric {metric!r} is not measured; expected auc, {known}")
-    tpr: dict[str, Any] = row["tpr_at_fpr"][rate]
-    return {key: tpr[key] for key in ("value", "low", "high", "n")}
+    found: dict[str, Any] = row["auc"] if metric == "auc" else row["tpr_at_fpr"][metric.removeprefix("tpr@")]
+    return {key: found[key] for key in ("value", "low", "high", "n")}
 
 
 def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | None, profile: str | None) -> str:
-    if ours is None or ours["value"] is None:
+    if ours is None or None in (ours["value"], ours["low"], ours["high"]):
         return "not measured"
     margin = 2 * (spread or 0.0)
     if ours["low"] <= published + margin and published - margin <= ours["high"]:
@@ -193,11 +195,7 @@ def assemble(
 ) -> dict[str, Any]:
     """result.json, but for cost and provenance."""
     e = prepared.experiment
-    rows = [
-        row
-        for planned in prepared.attacks
-        for row in attack_rows(planned, scored, int(counters[planned.label].get("rounds_used", 0)))
-    ]
+    rows = [row for planned in prepared.attacks for row in attack_rows(planned, scored)]
     return {
         "schema": 1,
         "experiment": {
@@ -214,7 +212,7 @@ def assemble(
         "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
         "components": components(prepared, {**notes.counters, **counters}),
         "paper": paper_rows(e.paper, rows, e.profile) if e.paper else None,
-        "warnings": warnings_of(rows, e),
+        "warnings": [*left_out(prepared, scored), *warnings_of(rows, e)],
     }
 
 
@@ -265,7 +263,7 @@ def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, An
     vantages = {planned.vantage for planned in attacks}
     sees = ["The global model of every recorded round, and the model's architecture and loss."]
     hidden = ["Clients' training examples, and which candidates are members: the labels are used only to judge."]
-    if vantages & {"server", "server_and_insider"}:
+    if vantages & set(SINGLE_UPDATES):
         adversary = "An honest-but-curious server that follows the protocol and writes down what it receives."
         sees.append("Every client's update of every recorded round, by client, after client-side defences.")
     elif "server_aggregate_only" in vantages:
@@ -281,6 +279,20 @@ def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, An
         "does_not_see": hidden,
         "secure_aggregation": experiment.secure_aggregation,
     }
+
+
+def left_out(prepared: Prepared, scored: list[Scored]) -> list[str]:
+    """Which targets an attack has no figures for."""
+    found = []
+    for planned in prepared.attacks:
+        there = {one.audit.target for one in scored if one.label == planned.label}
+        missing = [str(target) for target in prepared.targets if target not in there]
+        if missing:
+            found.append(
+                f"{planned.attack.title} ({planned.label}) has no figures for targets {', '.join(missing)}: "
+                "they took part in too few recorded rounds with enough other clients."
+            )
+    return found
 
 
 def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]:

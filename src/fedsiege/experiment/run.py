@@ -68,6 +68,7 @@ def carry_out(experiment: Experiment, place: Path, bars: Bars) -> None:
     with bars.waiting("data"):
         prepared = prepare(experiment)
         made_with = provenance(experiment, prepared.task.device)
+        run_folder.begin(place, experiment)
         write_candidates(place / run_folder.CANDIDATES, prepared)
     state, notes = train_and_record(prepared, place, bars)
     trace = Trace(place / run_folder.TRACE)

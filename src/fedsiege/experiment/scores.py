@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedsiege.data.candidates import Audit
-from fedsiege.experiment.prepare import Prepared
+from fedsiege.errors import InputError
+from fedsiege.experiment.prepare import Planned, Prepared
 from fedsiege.files import write_bytes
 from fedsiege.records import Counters, Floats
 from fedsiege.streams import stream
 from fedsiege.trace import Trace
-from fedsiege.view import Evidence, View
+from fedsiege.view import SINGLE_UPDATES, Evidence, View
 
 MEMBERS = ("member", "pseudo_ifl", "pseudo_ofl")
 """Groups that an attack should rank high: the target's members, and a null run's pseudo-members."""
@@ -27,11 +28,12 @@ Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One attack's scores of one audit's candidates, row by row with `audit.ids`."""
+    """One attack's scores of one audit's candidates, row by row with `audit.ids`, from so many recorded rounds."""
 
     label: str
     audit: Audit
     values: NDArray[np.float64]
+    rounds: int
 
     def against(self, kind: str) -> Pair:
         """Scores of members and of non-members; `ifl` and `ofl` keep only non-members of that group.
@@ -62,6 +64,10 @@ class Redrawn:
         """Who answered [K]."""
         return self._trace.present(t)
 
+    def head(self, t: int) -> Floats:
+        """The updates of the last layer [K, C]: of no candidate."""
+        return self._trace.head(t)
+
     def __getattr__(self, signal: str) -> Callable[[int], Floats]:
         read = getattr(self._trace, signal)
         return lambda t: self._redraw(read(t), t)
@@ -83,32 +89,58 @@ class Redrawn:
 def score_all(
     prepared: Prepared, trace: Trace, step: Callable[[], None]
 ) -> tuple[list[Scored], dict[str, Counters]]:
-    """Every attack on every audit, and what each attack counted; `step` is called after each."""
-    candidates, spec, seed = prepared.candidates, prepared.experiment.candidates, prepared.experiment.seed
+    """Every attack on every audit, and what each attack counted; `step` is called after each.
+
+    Targets that took part in too few recorded rounds for an attack are left out; InputError if that is all of them.
+    """
+    candidates = prepared.candidates
     place = {identity: row for row, identity in enumerate(trace.ids.tolist())}
     rows = [np.array([place[i] for i in audit.ids.tolist()]) for audit in candidates.audits]
     scored: list[Scored] = []
     counters: dict[str, Counters] = {}
     for planned in prepared.attacks:
         total = counters.setdefault(planned.label, {})
-        known: dict[int, NDArray[np.float64]] = {}
+        known: dict[int, tuple[NDArray[np.float64], int]] = {}
         for audit, wanted in zip(candidates.audits, rows, strict=True):
-            if audit.target not in known or spec.compat != "none":
-                evidence = _evidence(trace, audit, wanted, spec.compat, seed)
-                view = View(evidence, planned.vantage)
-                known[audit.target] = planned.attack.score(view, audit.target)
+            step()
+            if not served(planned, audit.target, trace):
+                continue
+            if audit.target not in known or prepared.experiment.candidates.compat != "none":
+                view = View(_evidence(prepared, trace, audit, wanted), planned.vantage)
+                values = _checked(planned, planned.attack.score(view, audit.target), len(trace.ids))
+                known[audit.target] = values, int(view.counters.get("rounds_used", 0))
                 for name, n in view.counters.items():
                     total[name] = total.get(name, 0) + n
-            step()
-            scored.append(Scored(planned.label, audit, known[audit.target][wanted]))
+            values, rounds = known[audit.target]
+            scored.append(Scored(planned.label, audit, values[wanted], rounds))
+        if not known:
+            raise InputError(f"attack {planned.label}: no target took part in enough recorded rounds")
     return scored, counters
 
 
-def _evidence(trace: Trace, audit: Audit, rows: NDArray[Any], compat: str, seed: int) -> Evidence:
-    if compat == "none":
+def _checked(planned: Planned, values: NDArray[np.float64], m: int) -> NDArray[np.float64]:
+    """The scores, if they are what an attack of a user's own must make too."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (m,) or not np.isfinite(values).all():
+        raise InputError(
+            f"attack {planned.label}: made scores of shape {values.shape}, {int((~np.isfinite(values)).sum())} of "
+            f"them not finite; expected {m} finite numbers, one for each candidate"
+        )
+    return values
+
+
+def served(planned: Planned, target: int, trace: Trace) -> bool:
+    """Whether the trace holds enough rounds of this target for the attack."""
+    if planned.vantage not in SINGLE_UPDATES:
+        return True  # and under secure aggregation nobody knows who was present
+    return planned.serves(target, {number: trace.present(t) for t, number in enumerate(trace.rounds)})
+
+
+def _evidence(prepared: Prepared, trace: Trace, audit: Audit, rows: NDArray[Any]) -> Evidence:
+    if prepared.experiment.candidates.compat == "none":
         return trace
     pools = [rows[audit.groups == group] for group in ("ifl", "ofl")]
-    redrawn: Any = Redrawn(trace, audit.target, pools, seed)
+    redrawn: Any = Redrawn(trace, audit.target, pools, prepared.experiment.seed)
     evidence: Evidence = redrawn
     return evidence
 

@@ -1,11 +1,12 @@
 """The federation's rounds, carried out: trained, recorded, measured, and checkpointed."""
 
+import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fedsiege.errors import InputError
+from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.experiment.folder import CHECKPOINT, TRACE
 from fedsiege.experiment.prepare import Prepared
 from fedsiege.experiment.progress import Bars
@@ -13,13 +14,18 @@ from fedsiege.federation import checkpoint
 from fedsiege.federation.checkpoint import Checkpoint
 from fedsiege.federation.rounds import Models, State
 from fedsiege.recorder import Recorder
-from fedsiege.records import Counters, Round
+from fedsiege.records import Counters, Examples, Round
+from fedsiege.trace import path_of, recorded_in
 
 
 @dataclass(slots=True)
 class Notes:
-    """What was noted on the way: accuracy by round, what components did, seconds, bytes. Kept in the checkpoint."""
+    """What was noted on the way: accuracy by round, what components did, seconds, bytes. Kept in the checkpoint.
 
+    `fingerprint` is that of the data, so that a run does not go on with other data than it began with.
+    """
+
+    fingerprint: str
     history: list[dict[str, Any]] = field(default_factory=list)
     counters: dict[str, Counters] = field(default_factory=dict)
     train_seconds: float = 0.0
@@ -35,45 +41,79 @@ class Notes:
 
 
 def train_and_record(prepared: Prepared, place: Path, bars: Bars) -> tuple[State, Notes]:
-    """Train from the last checkpoint, or from the start, to the last round."""
+    """Train from the last checkpoint, or from the start, to the last round.
+
+    When training diverges, the state after the last good round is kept as the checkpoint.
+    """
     state, notes = begin(prepared, place)
     e = prepared.experiment
     recorder = recorder_of(prepared, place / TRACE)
-    if state.number == 0:
-        recorder.begin()
-    federation = prepared.federation(keeps=e.recorded, spill=place)
+    recorder.begin()
+    federation = prepared.federation(keeps=lambda n: e.recorded(n) and not e.secure_aggregation, spill=place)
     heldout = prepared.data.heldout.to(prepared.task.device)
     since = time.monotonic()
     with bars.counting("rounds", e.rounds, state.number) as step:
-        for done in federation.run(state):
-            notes.train_seconds += time.monotonic() - since
-            notes.count(done)
-            if e.recorded(done.number):
-                step(0, f"evidence of round {done.number}")
+        try:
+            for done in federation.run(state):
+                trained = time.monotonic()
+                if e.recorded(done.number):
+                    step(0, f"evidence of round {done.number}")
+                size = recorder.record(done) if e.recorded(done.number) else 0
+                seen = time.monotonic()
+                measured = measure(prepared, heldout, done)
+                notes.count(done)
+                notes.history += measured
+                notes.trace_bytes += size
+                notes.train_seconds += trained - since
+                notes.evidence_seconds += seen - trained
+                state = State(done.number, state.models.then(done.end, e.delay))
+                if done.number % e.checkpoint_every == 0 or done.number == e.rounds:
+                    checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
+                step()
                 since = time.monotonic()
-                notes.trace_bytes += recorder.record(done)
-                notes.evidence_seconds += time.monotonic() - since
-            if done.number % e.evaluate_every == 0 or done.number == e.rounds:
-                accuracy, loss = prepared.task.measure(done.end, heldout)
-                notes.history.append({"round": done.number, "accuracy": accuracy, "loss": loss})
-            state = State(done.number, state.models.then(done.end, e.delay))
-            if done.number % e.checkpoint_every == 0 or done.number == e.rounds:
-                checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
-            step()
-            since = time.monotonic()
+        except TrainingDivergedError:
+            checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
+            raise
     return state, notes
 
 
+def measure(prepared: Prepared, heldout: Examples, done: Round) -> list[dict[str, Any]]:
+    """The global model's accuracy and loss on held-out data after a round, where they are asked for."""
+    e = prepared.experiment
+    if done.number % e.evaluate_every and done.number != e.rounds:
+        return []
+    accuracy, loss = prepared.task.measure(done.end, heldout)
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(
+            f"round {done.number}: the global model's loss on held-out data is not finite; "
+            f"lower training.lr ({e.training.lr:g}) or server_step ({e.server_step:g})"
+        )
+    return [{"round": done.number, "accuracy": accuracy, "loss": loss}]
+
+
 def begin(prepared: Prepared, place: Path) -> tuple[State, Notes]:
-    """Where the last checkpoint left off, or the initial model."""
+    """Where the last checkpoint left off, or the initial model.
+
+    InputError when the checkpoint, the trace behind it or the data is not what the run had.
+    """
     path = place / CHECKPOINT
     if not path.is_file():
-        return State(0, Models((prepared.task.state.clone(),))), Notes()
+        return State(0, Models((prepared.task.state.clone(),))), Notes(prepared.fingerprint)
     found = checkpoint.read(path, str(prepared.task.device))
-    if len(found.state.models[0]) != prepared.task.layout.size:
+    size = len(found.state.models[0])
+    if size != prepared.task.layout.size or set(found.notes) != {one.name for one in fields(Notes)}:
         raise InputError(
-            f"{path}: holds a model of {len(found.state.models[0])} values; "
-            f"expected {prepared.task.layout.size}: the code of the model has changed"
+            f"{path}: holds a model of {size} values and the notes {', '.join(found.notes)}; expected a model of "
+            f"{prepared.task.layout.size} values: the code has changed since"
+        )
+    if found.notes["fingerprint"] != prepared.fingerprint:
+        raise InputError(f"{place}: cannot resume: the data is not what it was when the run began")
+    wanted = [n for n in range(1, found.state.number + 1) if prepared.experiment.recorded(n)]
+    missing = set(wanted) - set(recorded_in(place / TRACE))
+    if missing:
+        raise InputError(
+            f"{place}: {path_of(place / TRACE, min(missing))} is missing, and the checkpoint is of round "
+            f"{found.state.number}; delete {CHECKPOINT} to train again"
         )
     return found.state, Notes(**found.notes)
 

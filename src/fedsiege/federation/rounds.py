@@ -4,6 +4,7 @@ Everything random is a pure function of the seed, the round and the client, so a
 on any engine, in any order of clients, and when it goes on from any round.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import Aggregator, LinearAggregator, Sum
+from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Counters, Examples, Round
 from fedsiege.streams import stream
 from fedsiege.task import Task
@@ -103,14 +105,6 @@ class Federation:
             models = models.then(done.end, self.delay)
             yield done
 
-    def invited(self, number: int) -> list[int]:
-        """The clients of round `number`, sorted."""
-        count = max(1, round(self.participation * len(self.shards)))
-        if count == len(self.shards):
-            return list(range(count))
-        rng = stream(self.seed, "invited", number)
-        return sorted(rng.choice(len(self.shards), size=count, replace=False).tolist())
-
     def age(self, number: int, client: int, available: int) -> int:
         """How old the model is that this client answers from, in rounds."""
         if self.delay == 0:
@@ -120,7 +114,7 @@ class Federation:
 
     def _round(self, number: int, models: Models) -> Round:
         start, tally = models[0], {"answers": 0, "dropped_nonfinite": 0, "dropped_misshapen": 0}
-        invited = self.invited(number)
+        invited = invited_to(number, len(self.shards), self.participation, self.seed)
         answers = screened(self.engine.answers(self, number, invited, models), len(start), tally)
         cohort = None
         if isinstance(self.aggregator, LinearAggregator) and not self.keeps(number):
@@ -132,8 +126,21 @@ class Federation:
             end, info = start.clone(), {"kept_old_model": 1.0}
         else:
             end, info = start + self.server_step * combined[0], combined[1]
+            if not bool(torch.isfinite(end).all()):
+                raise TrainingDivergedError(
+                    f"round {number}: the global model became non-finite after aggregation; lower training.lr "
+                    f"({self.training.lr:g}) or server_step ({self.server_step:g})"
+                )
         counters = {"aggregator": info, "server": {name: float(n) for name, n in tally.items()}}
         return Round(number=number, start=start, end=end, cohort=cohort, counters=counters)
+
+
+def invited_to(number: int, clients: int, participation: float, seed: int) -> list[int]:
+    """The clients of round `number`, sorted: known before the federation begins."""
+    count = max(1, round(participation * clients))
+    if count == clients:
+        return list(range(count))
+    return sorted(stream(seed, "invited", number).choice(clients, size=count, replace=False).tolist())
 
 
 def screened(answers: Iterator[Answer], size: int, tally: dict[str, int]) -> Iterator[Answer]:
@@ -184,6 +191,8 @@ def store(rows: int, like: Tensor, spill: Path | None) -> Tensor:
     if spill is None or like.device.type != "cpu" or size * like.element_size() <= SPILL:
         return torch.empty(rows, like.numel(), dtype=like.dtype, device=like.device)
     with tempfile.NamedTemporaryFile(dir=spill, prefix=".rows-") as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in the mapping it would kill the process
+            os.posix_fallocate(file.fileno(), 0, size * like.element_size())
         # The name goes when this block ends; the mapping keeps the file until the tensor is gone.
         flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
     return flat.view(rows, like.numel())

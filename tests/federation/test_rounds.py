@@ -1,0 +1,298 @@
+"""The protocol: who is invited, what is screened, how the model moves, and that order and engine do not matter."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedsiege.aggregators.base import Aggregator
+from fedsiege.aggregators.fedavg import FedAvg
+from fedsiege.errors import TrainingDivergedError
+from fedsiege.federation import rounds as protocol
+from fedsiege.federation.local import LocalEngine
+from fedsiege.federation.rounds import Answer, Federation, Models, State, invited_to
+from fedsiege.records import Cohort, Counters, Examples, Round
+from fedsiege.streams import stream
+from fedsiege.task import Task, seeded
+from fedsiege.training import Training, train
+
+K, CLASSES = 5, 3
+
+
+def task() -> Task:
+    return Task(
+        seeded(lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)), 0)
+    )
+
+
+def shards() -> tuple[Examples, ...]:
+    """Clients of unequal size."""
+    made = []
+    for client in range(K):
+        rng = torch.Generator().manual_seed(client)
+        size = 6 + 4 * client
+        x, y = torch.randn(size, 4, generator=rng), torch.randint(0, CLASSES, (size,), generator=rng)
+        made.append(Examples(np.array([f"{client}.{i}" for i in range(size)]), x, y))
+    return tuple(made)
+
+
+class Scripted:
+    """An engine whose answers are given."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        self.given = answers
+
+    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+        yield from self.given
+
+
+class Shuffled:
+    """Visits the clients in a random order, answers in theirs."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+        order = np.random.default_rng(self.seed + number).permutation(invited).tolist()
+        found = {c: next(LocalEngine().answers(federation, number, [c], models)) for c in order}
+        yield from (found[client] for client in sorted(found))
+
+
+class Whole(Aggregator):
+    """The unweighted mean as a rule that reads the whole cohort."""
+
+    def __call__(self, cohort: Cohort) -> tuple[Tensor, Counters]:
+        return cohort.updates.mean(0), {"rows": len(cohort.updates)}
+
+
+def federation(**options: Any) -> Federation:
+    fields: dict[str, Any] = {
+        "task": task(),
+        "shards": shards(),
+        "training": Training(epochs=2, batch=4, lr=0.2),
+        "aggregator": FedAvg(),
+        "engine": LocalEngine(),
+        "rounds": 6,
+        "seed": 11,
+    }
+    return Federation(**{**fields, **options})
+
+
+def first(made: Federation) -> State:
+    return State(0, Models((seeded_state(),)))
+
+
+def seeded_state() -> Tensor:
+    return task().state.clone()
+
+
+def all_rounds(**options: Any) -> list[Round]:
+    made = federation(**options)
+    return list(made.run(first(made)))
+
+
+def answer(client: int, values: list[float], weight: float = 1.0, age: int = 0) -> Answer:
+    return Answer(client, torch.tensor(values), weight, age)
+
+
+def scripted(answers: list[Answer], **options: Any) -> Round:
+    made = federation(engine=Scripted(answers), rounds=1, **options)
+    return next(made.run(State(0, Models((torch.zeros(2),)))))
+
+
+def test_rounds_are_numbered_and_chained() -> None:
+    done = all_rounds()
+    assert [one.number for one in done] == [1, 2, 3, 4, 5, 6]
+    assert torch.equal(done[0].start, seeded_state())
+    for before, after in pairwise(done):
+        assert torch.equal(before.end, after.start)
+    assert not torch.equal(done[0].start, done[-1].end)
+
+
+def test_a_round_is_what_its_clients_trained_weighted_by_their_examples() -> None:
+    done = all_rounds(rounds=1, server_step=0.5)[0]
+    total = torch.zeros_like(done.start, dtype=torch.float64)
+    for client, examples in enumerate(shards()):
+        rng = stream(11, "client", 1, client)
+        update = train(task(), done.start, examples, Training(epochs=2, batch=4, lr=0.2), 0.2, rng)
+        total += len(examples) * update.double()
+    expected = done.start + 0.5 * (total / sum(map(len, shards()))).float()
+    torch.testing.assert_close(done.end, expected, rtol=0, atol=0)
+
+
+def test_server_step_multiplies_the_weighted_mean() -> None:
+    given = [answer(0, [1.0, 2.0], 3), answer(1, [5.0, -2.0], 1)]
+    assert scripted(given).end.tolist() == [2.0, 1.0]
+    assert scripted(given, server_step=0.25).end.tolist() == [0.5, 0.25]
+    assert scripted(given, aggregator=FedAvg(weighted=False)).end.tolist() == [3.0, 0.0]
+
+
+def test_rows_are_kept_only_where_they_are_wanted() -> None:
+    done = all_rounds(keeps=lambda number: number % 2 == 0)
+    assert [one.cohort is not None for one in done] == [False, True] * 3
+    cohort = done[1].cohort
+    assert cohort is not None
+    assert cohort.clients == tuple(range(K))
+    assert cohort.weights.tolist() == [6, 10, 14, 18, 22]
+    assert torch.equal(cohort.starts[0], done[1].start)
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 2}, {"participation": 0.6}, {"delay": 3, "participation": 0.4}])
+def test_kept_rows_streams_and_visiting_order_give_the_same_models(options: dict[str, Any]) -> None:
+    expected = all_rounds(**options)
+    for other in (
+        all_rounds(**options),
+        all_rounds(keeps=lambda _: True, **options),
+        all_rounds(engine=Shuffled(1), **options),
+        all_rounds(engine=Shuffled(2), keeps=lambda _: True, **options),
+    ):
+        assert all(torch.equal(one.end, two.end) for one, two in zip(expected, other, strict=True))
+    different = all_rounds(**{**options, "seed": 12})
+    assert not torch.equal(expected[-1].end, different[-1].end)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("options", [{}, {"delay": 2}, {"delay": 3, "participation": 0.4}])
+def test_going_on_from_any_round_gives_the_same_rounds(options: dict[str, Any], at: int) -> None:
+    made = federation(keeps=lambda _: True, **options)
+    states, expected = [first(made)], []
+    for done in made.run(first(made)):
+        expected.append(done)
+        states.append(State(done.number, states[-1].models.then(done.end, made.delay)))
+    resumed = list(replace(made, task=task()).run(states[at]))
+    assert [one.number for one in resumed] == [one.number for one in expected[at:]]
+    for one, two in zip(resumed, expected[at:], strict=True):
+        assert torch.equal(one.end, two.end)
+        assert one.cohort is not None
+        assert two.cohort is not None
+        assert torch.equal(one.cohort.updates, two.cohort.updates)
+        assert (one.cohort.clients, one.cohort.ages) == (two.cohort.clients, two.cohort.ages)
+
+
+def test_invitations_are_a_share_without_repeats_and_differ_by_round() -> None:
+    for participation, count in ((0.01, 1), (0.3, 3), (0.5, 5), (0.99, 10), (1.0, 10)):
+        invited = [invited_to(number, 10, participation, 0) for number in range(1, 200)]
+        assert all(one == sorted(set(one)) and len(one) == count for one in invited)
+        assert all(0 <= client < 10 for one in invited for client in one)
+        if count < 10:
+            assert len({tuple(one) for one in invited}) > 5
+            seen = Counter(client for one in invited for client in one)
+            spread = 5 * np.sqrt(199 * count / 10 * (1 - count / 10))
+            assert all(abs(seen[client] - 199 * count / 10) < spread for client in range(10))
+    assert invited_to(3, 10, 0.3, 0) == invited_to(3, 10, 0.3, 0)
+    assert [invited_to(n, 10, 0.3, 0) for n in range(20)] != [invited_to(n, 10, 0.3, 1) for n in range(20)]
+
+
+def test_those_who_take_part_are_those_invited() -> None:
+    for one in all_rounds(participation=0.4, keeps=lambda _: True):
+        assert one.cohort is not None
+        assert list(one.cohort.clients) == invited_to(one.number, K, 0.4, 11)
+        assert one.counters["server"]["answers"] == one.counters["aggregator"]["rows"] == 2
+
+
+def test_ages_stay_within_the_delay_and_the_rounds_there_were() -> None:
+    seen = set()
+    for one in all_rounds(delay=2, rounds=12, keeps=lambda _: True):
+        assert one.cohort is not None
+        assert all(0 <= age <= min(2, one.number - 1) for age in one.cohort.ages)
+        assert set(one.cohort.starts) == set(one.cohort.ages)
+        seen |= set(one.cohort.ages)
+    assert seen == {0, 1, 2}
+    assert {age for one in all_rounds(keeps=lambda _: True) for age in one.cohort.ages} == {0}  # type: ignore[union-attr]
+
+
+def test_a_late_answer_starts_from_the_old_model_at_its_rate() -> None:
+    training = Training(epochs=1, batch=4, lr=0.4, schedule="factor", factor=0.5)
+    done = all_rounds(delay=2, rounds=8, training=training, keeps=lambda _: True)
+    starts = [done[0].start, *(one.end for one in done)]
+    late = 0
+    for one in done:
+        assert one.cohort is not None
+        for client, update, age in zip(one.cohort.clients, one.cohort.updates, one.cohort.ages, strict=True):
+            start = starts[one.number - 1 - age]
+            assert torch.equal(one.cohort.starts[age], start)
+            rng = stream(11, "client", one.number, client)
+            rate = 0.4 * 0.5 ** (one.number - 1 - age)
+            assert torch.equal(train(task(), start, shards()[client], training, rate, rng), update)
+            late += age > 0
+    assert late > 5
+
+
+def test_the_window_of_models_is_no_longer_than_a_late_client_needs() -> None:
+    models = Models((torch.tensor([0.0]),))
+    for number in range(1, 6):
+        models = models.then(torch.tensor([float(number)]), delay=2)
+        assert len(models) == min(3, number + 1)
+        assert [float(models[age]) for age in range(len(models))] == list(range(number, number - len(models), -1))
+    assert len(models.then(torch.zeros(1), delay=0)) == 1
+
+
+BAD = [
+    answer(1, [float("nan"), 0.0]),
+    answer(2, [0.0, float("inf")]),
+    answer(3, [1.0]),
+    Answer(4, torch.ones(2, dtype=torch.int64), 1.0, 0),
+]
+
+
+@pytest.mark.parametrize("rule", [FedAvg(), Whole()])
+def test_bad_answers_are_dropped_and_counted(rule: Aggregator) -> None:
+    done = scripted([answer(0, [2.0, 4.0]), *BAD], aggregator=rule, keeps=lambda _: True)
+    assert done.end.tolist() == [2.0, 4.0]
+    assert done.counters["server"] == {"answers": 5, "dropped_nonfinite": 2, "dropped_misshapen": 2}
+    assert done.counters["aggregator"]["rows"] == 1
+    assert done.cohort is not None
+    assert done.cohort.clients == (0,)
+    assert done.cohort.updates.tolist() == [[2.0, 4.0]]
+
+
+@pytest.mark.parametrize("rule", [FedAvg(), Whole()])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_without_a_usable_answer_the_old_model_stays(rule: Aggregator, keeps: bool) -> None:
+    done = scripted(BAD, aggregator=rule, keeps=lambda _: keeps)
+    assert done.cohort is None
+    assert torch.equal(done.start, done.end)
+    assert done.end is not done.start
+    assert done.counters["aggregator"] == {"kept_old_model": 1.0}
+    assert done.counters["server"]["dropped_nonfinite"] == 2
+
+
+def test_rows_in_a_file_are_the_rows_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = all_rounds(keeps=lambda _: True)
+    monkeypatch.setattr(protocol, "SPILL", 0)
+    mapped: list[int] = []
+    from_file = torch.from_file
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        mapped.append(options["size"])
+        return from_file(*arguments, **options)
+
+    monkeypatch.setattr(torch, "from_file", watched)
+    found = all_rounds(keeps=lambda _: True, spill=tmp_path)
+    assert mapped == [K * len(expected[0].start)] * 6
+    for one, two in zip(found, expected, strict=True):
+        assert one.cohort is not None
+        assert two.cohort is not None
+        assert torch.equal(one.cohort.updates, two.cohort.updates)
+        assert torch.equal(one.end, two.end)
+    assert list(tmp_path.iterdir()) == [], "the file has no name any more"
+
+
+def test_a_client_that_diverges_is_named_with_its_round() -> None:
+    made = federation(training=Training(lr=1e30, epochs=3, batch=4, momentum=0.9))
+    with pytest.raises(TrainingDivergedError, match=r"round 1, client 0: .*non-finite.*training\.lr \(1e\+30\)"):
+        list(made.run(first(made)))
+
+
+def test_a_global_model_that_overflows_is_named_with_its_round() -> None:
+    with pytest.raises(
+        TrainingDivergedError, match=r"round 1: the global model became non-finite.*server_step \(1e\+30\)"
+    ):
+        scripted([answer(0, [1e20, 0.0])], server_step=1e30)

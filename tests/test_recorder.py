@@ -1,0 +1,257 @@
+"""What a round leaves on disk: aligned with each row's own start model, for those present, or for nobody alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from fedsiege.errors import InputError, TrainingDivergedError
+from fedsiege.recorder import Recorder
+from fedsiege.records import Cohort, Examples, Round
+from fedsiege.task import Task, seeded
+from fedsiege.trace import Groups, Trace, path_of
+
+K, M, CLASSES = 5, 6, 3
+PRESENT, AGES = (0, 2, 3), (0, 2, 0)
+OF_SINGLE_CLIENTS = ("loss", "dot", "update_norm2", "head", "age", "weight", "present", "start_of", "logits")
+"""What tells of single clients."""
+
+
+def model() -> nn.Module:
+    stem = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten())
+    return nn.Sequential(stem, nn.Sequential(nn.Linear(8, 4, bias=False), nn.Tanh()), nn.Linear(4, CLASSES))
+
+
+class Made:
+    """A round of three of five clients, one of them two rounds late, by hand."""
+
+    def __init__(self, head_bias: bool = True) -> None:
+        rng = torch.Generator().manual_seed(4)
+        self.examples = Examples(
+            np.array([f"{i}" for i in range(M)]),
+            torch.randn(M, 1, 3, 3, generator=rng),
+            torch.randint(0, CLASSES, (M,), generator=rng),
+        )
+        self.task = Task(seeded(model, 0))
+        size = self.task.layout.size
+
+        def vector(scale: float) -> Tensor:
+            moved = scale * torch.randn(size, generator=rng)
+            moved[self.task.layout.trained :].abs_()
+            return moved
+
+        self.start = self.task.state + vector(0.1)
+        self.stale = self.task.state + vector(0.3)
+        self.end = self.start + vector(0.05)
+        self.updates = torch.stack([vector(0.2) for _ in PRESENT])
+        starts = {0: self.start, 2: self.stale}
+        weights = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
+        self.round = Round(7, self.start, self.end, Cohort(PRESENT, self.updates, weights, AGES, starts))
+
+    def recorder(self, folder: Path, groups: Groups = "blocks", **options: bool) -> Recorder:
+        recorder = Recorder(self.task, self.examples, K, CLASSES, folder, groups, **options)
+        recorder.begin()
+        return recorder
+
+    def starts(self) -> list[Tensor]:
+        return [self.stale if age else self.start for age in AGES]
+
+    def _place(self, vector: Tensor) -> nn.Module:
+        plain = seeded(model, 0).double().eval()
+        state = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+        for (name, place), shape in zip(self.task.layout.slices(), self.task.layout.shapes, strict=True):
+            state[name].data = vector[place].double().view(shape)
+        return plain
+
+    def gradients(self, at: Tensor) -> Tensor:
+        """[m, trained], float64, one example at a time."""
+        plain = self._place(at)
+        rows = []
+        for x, y in zip(self.examples.x.double(), self.examples.y, strict=True):
+            loss = F.cross_entropy(plain(x[None]), y[None])
+            rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(plain.parameters()))]))
+        return torch.stack(rows)
+
+    def losses(self, at: Tensor) -> Tensor:
+        with torch.no_grad():
+            return F.cross_entropy(self._place(at)(self.examples.x.double()), self.examples.y, reduction="none")
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
+
+
+def entries(made: Made, chosen: tuple[str, ...] | None) -> Tensor:
+    """Which of the trained entries belong to these blocks."""
+    layout = made.task.layout
+    inside = torch.zeros(layout.trained, dtype=torch.bool)
+    parts = zip(layout.slices(), layout.kinds, layout.groups, strict=True)
+    for (_, place), kind, group in parts:
+        if kind == "trained" and (chosen is None or group in chosen):
+            inside[place] = True
+    return inside
+
+
+@pytest.mark.parametrize("chosen", [None, ("0",), ("1",), ("2",), ("0", "2"), ("0", "1", "2")])
+def test_cosines_of_any_choice_of_blocks_are_the_naive_ones(
+    made: Made, tmp_path: Path, chosen: tuple[str, ...] | None
+) -> None:
+    made.recorder(tmp_path).record(made.round)
+    trace = Trace(tmp_path)
+    assert trace.groups == ("0", "1", "2")
+    inside = entries(made, chosen)
+    found = trace.cosine(0, chosen)
+    assert found.shape == (K, M)
+    for client, start, update in zip(PRESENT, made.starts(), made.updates, strict=True):
+        g, u = made.gradients(start)[:, inside], -update[: made.task.layout.trained][inside].double()
+        naive = (g @ u) / (g.norm(dim=1) * u.norm())
+        np.testing.assert_allclose(found[client], naive, rtol=1e-4, atol=1e-6)
+    assert np.isnan(found[[1, 4]]).all()
+
+
+@pytest.mark.parametrize("groups", ["total", "blocks", "tensors"])
+def test_signals_are_the_naive_ones_whatever_is_kept(made: Made, tmp_path: Path, groups: Groups) -> None:
+    made.recorder(tmp_path, groups).record(made.round)
+    trace, trained = Trace(tmp_path), made.task.layout.trained
+    assert len(trace.groups) == {"total": 1, "blocks": 3, "tensors": 7}[groups]
+    for client, start, update in zip(PRESENT, made.starts(), made.updates, strict=True):
+        g, u = made.gradients(start), -update[:trained].double()
+        norm2 = g.square().sum(1)
+        np.testing.assert_allclose(
+            trace.cosine(0)[client], (g @ u) / (norm2.sqrt() * u.norm()), rtol=1e-4, atol=1e-6
+        )
+        naive = u.square().sum() - (u - g).square().sum(1)
+        np.testing.assert_allclose(trace.diff(0)[client], naive, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(trace.loss(0)[client], made.losses(start + update), rtol=1e-5)
+    g, change = made.gradients(made.start), (made.start - made.end)[:trained].double()
+    norm2 = g.square().sum(1)
+    np.testing.assert_allclose(trace.norm2(0), norm2, rtol=1e-4)
+    np.testing.assert_allclose(
+        trace.aggregate_cosine(0), (g @ change) / (norm2.sqrt() * change.norm()), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(trace.aggregate_diff(0), 2 * (g @ change) - norm2, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trace.global_loss(0), made.losses(made.end), rtol=1e-5)
+
+
+def test_who_was_there(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path).record(made.round)
+    trace = Trace(tmp_path)
+    assert trace.rounds == (7,)
+    assert np.flatnonzero(trace.present(0)).tolist() == [0, 2, 3]
+    for signal in ("loss", "cosine", "diff", "head"):
+        rows = getattr(trace, signal)(0)
+        assert np.isnan(rows[[1, 4]]).all(), signal
+        assert np.isfinite(rows[list(PRESENT)]).all(), signal
+    with safe_open(path_of(tmp_path, 7), framework="pt") as file:
+        assert file.get_tensor("age").nan_to_num(-1).tolist() == [0, -1, 2, 0, -1]
+        assert file.get_tensor("weight").nan_to_num(-1).tolist() == [10, -1, 20, 30, -1]
+        assert {str(file.get_tensor(name).dtype) for name in ("loss", "dot", "head")} == {"torch.float32"}
+
+
+def test_the_last_layers_updates_are_kept(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path).record(made.round)
+    trained = made.task.layout.trained
+    np.testing.assert_array_equal(Trace(tmp_path).head(0)[[0, 2, 3]], made.updates[:, trained - CLASSES : trained])
+
+
+def test_a_last_layer_without_bias_gives_the_sums_of_its_rows(tmp_path: Path) -> None:
+    task = Task(seeded(lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, CLASSES, bias=False)), 0))
+    examples = Examples(np.array(["a"]), torch.ones(1, 4), torch.tensor([0]))
+    recorder = Recorder(task, examples, 1, CLASSES, tmp_path)
+    recorder.begin()
+    start, update = task.state.clone(), torch.randn(1, task.layout.size, generator=torch.Generator().manual_seed(0))
+    recorder.record(Round(1, start, start + update[0], Cohort((0,), update, torch.ones(1), (0,), {0: start})))
+    naive = update[0, 25:].view(CLASSES, 5).sum(1)
+    np.testing.assert_allclose(Trace(tmp_path).head(0)[0], naive, rtol=1e-5)
+
+
+def test_a_last_layer_that_is_no_classifier_is_named(tmp_path: Path) -> None:
+    task = Task(seeded(lambda: nn.Sequential(nn.Linear(4, CLASSES), nn.PReLU()), 0))
+    examples = Examples(np.array(["a"]), torch.ones(1, 4), torch.tensor([0]))
+    recorder = Recorder(task, examples, 1, 3, tmp_path)
+    recorder.begin()
+    start = task.state.clone()
+    cohort = Cohort((0,), torch.zeros(1, task.layout.size), torch.ones(1), (0,), {0: start})
+    recorder.record(Round(1, start, start, cohort))
+    with pytest.raises(InputError, match=r"last layer has tensors of \(1,\) values; expected a weight and a bias"):
+        Trace(tmp_path).head(0)
+
+
+def test_logits_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path / "with", keep_logits=True).record(made.round)
+    logits = Trace(tmp_path / "with").logits(0)
+    assert logits.shape == (K, M, CLASSES)
+    for client, start, update in zip(PRESENT, made.starts(), made.updates, strict=True):
+        naive = made._place(start + update)(made.examples.x.double()).detach()
+        np.testing.assert_allclose(logits[client], naive, rtol=1e-4, atol=1e-6)
+    assert np.isnan(logits[1]).all()
+    made.recorder(tmp_path / "without").record(made.round)
+    with pytest.raises(InputError, match="the trace has no logits; it was recorded without"):
+        Trace(tmp_path / "without").logits(0)
+
+
+def test_secure_aggregation_writes_nothing_of_single_clients(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path, aggregate_only=True).record(made.round)
+    with safe_open(path_of(tmp_path, 7), framework="pt") as file:
+        keys = set(file.keys())
+        shapes = {name: tuple(file.get_tensor(name).shape) for name in keys}
+    assert keys == {"global_loss", "aggregate_dot", "aggregate_norm2", "gradient_norm2", "start_loss"}
+    assert not keys & set(OF_SINGLE_CLIENTS)
+    assert shapes["aggregate_dot"] == (3, M), "groups and candidates, no clients"
+    assert shapes["gradient_norm2"] == (1, 3, M), "at the global model only, not at what late clients started from"
+    trace = Trace(tmp_path)
+    made.recorder(tmp_path / "open").record(made.round)
+    for signal in ("global_loss", "aggregate_cosine", "aggregate_diff", "norm2"):
+        np.testing.assert_allclose(
+            getattr(trace, signal)(0), getattr(Trace(tmp_path / "open"), signal)(0), rtol=1e-4
+        )
+    for signal in ("loss", "cosine", "diff", "present", "head"):
+        with pytest.raises(InputError, match="the trace has no"):
+            getattr(trace, signal)(0)
+
+
+def test_a_round_without_a_usable_answer_has_nobody_present(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path).record(Round(7, made.start, made.start.clone(), None))
+    trace = Trace(tmp_path)
+    assert not trace.present(0).any()
+    assert trace.aggregate_cosine(0).tolist() == [0.0] * M, "the model did not move"
+
+
+def test_the_same_round_gives_the_same_bytes_and_their_number(made: Made, tmp_path: Path) -> None:
+    sizes = [made.recorder(tmp_path / name).record(made.round) for name in ("a", "b")]
+    contents = [path_of(tmp_path / name, 7).read_bytes() for name in ("a", "b")]
+    assert contents[0] == contents[1]
+    assert sizes == [len(contents[0])] * 2
+
+
+def test_everybody_late_is_aligned_with_the_old_model_too(made: Made, tmp_path: Path) -> None:
+    cohort = Cohort((1, 4), made.updates[:2], torch.ones(2), (2, 2), {2: made.stale})
+    made.recorder(tmp_path).record(Round(3, made.start, made.end, cohort))
+    trace = Trace(tmp_path)
+    for client, update in ((1, made.updates[0]), (4, made.updates[1])):
+        g, u = made.gradients(made.stale), -update[: made.task.layout.trained].double()
+        naive = (g @ u) / (g.norm(dim=1) * u.norm())
+        np.testing.assert_allclose(trace.cosine(0)[client], naive, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(trace.norm2(0), made.gradients(made.start).square().sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("which", ["client", "global"])
+def test_losses_beyond_all_numbers_are_a_divergence_that_names_round_and_client(
+    made: Made, tmp_path: Path, which: str
+) -> None:
+    head = made.task.layout.head
+    huge = 3e38 * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0] * 3)
+    if which == "client":
+        made.updates[1, head] = huge
+        message = "round 7, client 2: the uploaded model's loss is not finite"
+    else:
+        made.end[head] = huge
+        message = "round 7: the global_loss of the global model is not finite"
+    with pytest.raises(TrainingDivergedError, match=message):
+        made.recorder(tmp_path).record(made.round)
+    assert Trace(tmp_path).rounds == ()

@@ -1,0 +1,372 @@
+"""Per-example evidence against plain float64 autograd, one example at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedsiege import signals
+from fedsiege.records import Cohort, Examples
+from fedsiege.signals import Piece, align, losses_of, uploaded
+from fedsiege.task import Task, seeded
+
+CLASSES, M, N = 4, 9, 3
+
+
+class Twice(nn.Module):
+    """A layer that runs twice, and two layers that share one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(6, 6)
+        self.encode = nn.Linear(6, 6, bias=False)
+        self.decode = nn.Linear(6, 6)
+        self.decode.weight = self.encode.weight
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.inside(torch.tanh(self.inside(x))))
+        logits: Tensor = self.head(torch.tanh(self.decode(torch.tanh(self.encode(x)))))
+        return logits
+
+
+class Residual(nn.Module):
+    """In-place activations and an in-place sum, as published ResNets have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 7 * 6, CLASSES)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        out = self.block(x)
+        out += x
+        logits: Tensor = self.head(self.act(out).flatten(1))
+        return logits
+
+
+class Words(nn.Module):
+    """An embedding (a layer of no known kind), then a linear layer on [b, positions, in]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 5)
+        self.mix = nn.Linear(5, 7)
+        self.norm = nn.LayerNorm(7)
+        self.head = nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(torch.tanh(self.mix(self.words(x)))).mean(1))
+        return logits
+
+
+class Recurrent(nn.Module):
+    """A layer that cannot be vectorised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.gru(x)[0][:, -1])
+        return logits
+
+
+class PositionsFirst(nn.Module):
+    """Linear layers whose rows are positions, or examples and positions in one: not the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 5)
+        self.folded = nn.Linear(5, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, positions, _ = x.shape
+        x = torch.tanh(self.first(x.transpose(0, 1))).transpose(0, 1)
+        x = torch.tanh(self.folded(x.reshape(b * positions, 5))).reshape(b, positions, 5)
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+class Keyword(nn.Module):
+    """A layer called by keyword, and one whose result is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(6, 5)
+        self.unused = nn.Linear(6, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.unused(x)
+        logits: Tensor = self.head(torch.tanh(self.hidden(input=x)))
+        return logits
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5, bias=False), nn.Tanh(), nn.Linear(5, CLASSES))
+
+
+def conv() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=3, bias=False),
+        nn.Tanh(),
+        nn.Conv2d(6, 4, 2, groups=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.LazyLinear(CLASSES),
+    )
+
+
+def group_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6, eps=1e-2), nn.ReLU(True), nn.Flatten(), nn.Linear(120, CLASSES)
+    )
+
+
+def layer_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.LayerNorm((3, 7, 6)),
+        nn.Flatten(),
+        nn.Linear(126, 8),
+        nn.LayerNorm(8, eps=1e-2),
+        nn.Tanh(),
+        nn.LayerNorm(8, elementwise_affine=False),
+        nn.LayerNorm(8, bias=False),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def batch_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.BatchNorm2d(5, affine=False),
+        nn.Flatten(),
+        nn.Linear(100, 6),
+        nn.BatchNorm1d(6),
+        nn.Dropout(0.5),
+        nn.Linear(6, CLASSES),
+    )
+
+
+def circular() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Tanh(),
+        nn.ConvTranspose2d(4, 2, 2),
+        nn.Flatten(),
+        nn.LazyLinear(CLASSES),
+    )
+
+
+def frozen() -> nn.Module:
+    """The first layer does not train, nor does the weight of the second."""
+    module = mlp()
+    module[0].requires_grad_(False)  # type: ignore[index]
+    module.append(nn.Linear(CLASSES, CLASSES))  # type: ignore[operator]
+    module[-1].weight.requires_grad_(False)  # type: ignore[index]
+    return module
+
+
+IMAGES, ROWS, WORDS, SERIES = (3, 7, 6), (6,), (5,), (5, 4)
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, ROWS),
+    "conv": (conv, IMAGES),
+    "group_norm": (group_norm, IMAGES),
+    "layer_norm": (layer_norm, IMAGES),
+    "batch_norm": (batch_norm, IMAGES),
+    "circular": (circular, IMAGES),
+    "frozen": (frozen, ROWS),
+    "twice": (Twice, ROWS),
+    "residual": (Residual, IMAGES),
+    "words": (Words, WORDS),
+    "recurrent": (Recurrent, SERIES),
+    "positions_first": (PositionsFirst, SERIES),
+    "keyword": (Keyword, ROWS),
+}
+
+
+class Case:
+    """A model at a point it did not start from, candidates, updates, and a float64 copy of the model."""
+
+    def __init__(self, name: str) -> None:
+        make, shape = MODELS[name]
+        rng = torch.Generator().manual_seed(7)
+        tokens = name == "words"
+        x = torch.randint(0, 11, (M, *shape), generator=rng) if tokens else torch.randn(M, *shape, generator=rng)
+        y = torch.randint(0, CLASSES, (M,), generator=rng)
+
+        def build() -> nn.Module:
+            module = make()
+            with torch.no_grad():
+                module(x[:2])  # lazy layers take their shape
+            return module
+
+        self.examples = Examples(np.array([f"{i}" for i in range(M)]), x, y)
+        self.task = Task(seeded(build, 3))
+        layout = self.task.layout
+        self.start = self.task.state + 0.1 * torch.randn(layout.size, generator=rng)
+        self.start[layout.trained :].abs_()  # running variances
+        self.updates = 0.1 * torch.randn(N, layout.size, generator=rng)
+        self.plain = seeded(build, 3).double().eval()
+        self._place(self.start)
+
+    def _place(self, vector: Tensor) -> None:
+        state = {**dict(self.plain.named_parameters()), **dict(self.plain.named_buffers())}
+        for (name, place), shape in zip(self.task.layout.slices(), self.task.layout.shapes, strict=True):
+            state[name].data = vector[place].double().view(shape)
+
+    def gradients(self) -> Tensor:
+        """[m, trained] in float64, one backward pass an example."""
+        wanted = [p for p in self.plain.parameters() if p.requires_grad]
+        x = self.examples.x if self.examples.x.dtype == torch.int64 else self.examples.x.double()
+        rows = []
+        for xi, yi in zip(x, self.examples.y, strict=True):
+            loss = F.cross_entropy(self.plain(xi[None]), yi[None])
+            found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+            rows.append(torch.cat([g.reshape(-1) for g in found]))
+        return torch.stack(rows)
+
+    def tensors(self) -> tuple[int, ...]:
+        return tuple(range(self.task.layout.kinds.count("trained")))
+
+
+@pytest.fixture(params=list(MODELS))
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+def close(ours: Tensor, naive: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), naive, rtol=2e-4, atol=2e-6 * float(naive.abs().max()))
+
+
+def test_every_tensor_agrees_with_naive_float64_autograd(case: Case) -> None:
+    gradients = case.gradients()
+    change = case.updates.mean(0)
+    found = align(case.task, case.start, case.updates, case.examples, case.tensors(), extra=change)
+    against = torch.cat((case.updates, change[None])).double()
+    assert gradients.abs().max() > 1e-3
+    for number, (_, place) in zip(case.tensors(), case.task.layout.slices(), strict=False):
+        naive = gradients[:, place]
+        close(found.dot[number], -(against[:, place] @ naive.T))
+        close(found.gradient_norm2[number], naive.square().sum(1))
+        close(found.update_norm2[number], against[:, place].square().sum(1))
+    with torch.no_grad():
+        x = case.examples.x if case.examples.x.dtype == torch.int64 else case.examples.x.double()
+        close(found.start_loss, F.cross_entropy(case.plain(x), case.examples.y, reduction="none"))
+
+
+@pytest.mark.parametrize("block", [1, 40])
+@pytest.mark.parametrize("moved", [0, 10**9])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_way_of_computing_does_not_change_the_figures(
+    case: Case, monkeypatch: pytest.MonkeyPatch, block: int, moved: int, batch: int
+) -> None:
+    expected = align(case.task, case.start, case.updates, case.examples, case.tensors())
+    monkeypatch.setattr(signals, "BLOCK", block)
+    monkeypatch.setattr(signals, "MOVED", moved)
+    found = align(case.task, case.start, case.updates, case.examples, case.tensors(), batch=batch)
+    for ours, other in ((found.dot, expected.dot), (found.gradient_norm2, expected.gradient_norm2)):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=2e-6 * float(other.abs().max()))
+    torch.testing.assert_close(found.update_norm2, expected.update_norm2, rtol=0, atol=0)
+
+
+def test_groups_add_up_to_the_total(case: Case) -> None:
+    fine = align(case.task, case.start, case.updates, case.examples, case.tensors())
+    halves = tuple(number % 2 for number in case.tensors())
+    total = align(case.task, case.start, case.updates, case.examples, (0,) * len(halves))
+    split = align(case.task, case.start, case.updates, case.examples, halves)
+    for name in ("dot", "gradient_norm2", "update_norm2"):
+        whole = getattr(total, name)[0]
+        for parts in (fine, split):
+            torch.testing.assert_close(getattr(parts, name).sum(0), whole, rtol=1e-4, atol=1e-5)
+    even = torch.stack([fine.dot[number] for number in case.tensors()[::2]]).sum(0)
+    torch.testing.assert_close(split.dot[0], even, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("positions", "outputs", "inputs"), [(1, 3, 5), (4, 6, 2), (7, 1, 3)])
+def test_both_ways_of_a_piece_agree(positions: int, outputs: int, inputs: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    g = torch.randn(5, outputs, positions, generator=rng, dtype=torch.float64)
+    a = torch.randn(5, positions, inputs, generator=rng, dtype=torch.float64)
+    rows = torch.randn(4, outputs * inputs, generator=rng, dtype=torch.float64)
+    piece = Piece("weight", 0, g, a)
+    formed = torch.einsum("bop,bpi->boi", g, a).flatten(1)
+    assert piece.entries == outputs * inputs
+    for dot, norm2 in (piece._moved(rows, a), piece._formed(rows, a), Piece("weight", 0, formed).against(rows)):
+        torch.testing.assert_close(dot, rows @ formed.T)
+        torch.testing.assert_close(norm2, formed.square().sum(1))
+
+
+def test_updates_may_lie_in_a_file(tmp_path: Any) -> None:
+    case = Case("conv")
+    expected = align(case.task, case.start, case.updates, case.examples, case.tensors())
+    size = case.updates.numel()
+    mapped = torch.from_file(str(tmp_path / "rows"), shared=True, size=size, dtype=torch.float32)
+    rows = mapped.view(N, -1)
+    rows.copy_(case.updates)
+    found = align(case.task, case.start, rows, case.examples, case.tensors())
+    torch.testing.assert_close(found.dot, expected.dot, rtol=0, atol=0)
+
+
+def test_alignment_leaves_the_model_as_it_was_asked_and_drops_nothing_out() -> None:
+    case = Case("batch_norm")
+    case.task.module.train()
+    first = align(case.task, case.start, case.updates, case.examples, case.tensors())
+    again = align(case.task, case.start, case.updates, case.examples, case.tensors())
+    torch.testing.assert_close(first.dot, again.dot, rtol=0, atol=0)
+    torch.testing.assert_close(case.task.state, case.start, rtol=0, atol=0)
+    assert not any(module._forward_hooks for module in case.task.module.modules())
+
+
+def test_frozen_and_unknown_layers_are_not_direct() -> None:
+    direct = {}
+    for name in MODELS:
+        case = Case(name)
+        case.task.module.eval()
+        direct[name] = set(signals.Tape(case.task, case.examples.x[:1]).layers)
+    assert direct["mlp"] == {"0", "2", "4"}
+    assert direct["frozen"] == {"2", "4", "5"}
+    assert direct["twice"] == {"head"}
+    assert direct["words"] == {"mix", "norm", "head"}
+    assert direct["positions_first"] == {"head"}
+    assert direct["keyword"] == {"unused", "head"}
+    assert direct["circular"] == {"6"}
+
+
+def test_losses_of_models_by_hand() -> None:
+    case = Case("mlp")
+    models = [case.start, case.start + case.updates[0]]
+    found = losses_of(case.task, iter(models), case.examples, keep_logits=True)
+    assert found.logits is not None
+    assert found.logits.shape == (2, M, CLASSES)
+    for model, loss, logits in zip(models, found.loss, found.logits, strict=True):
+        case._place(model)
+        expected = case.plain(case.examples.x.double())
+        close(logits, expected.detach())
+        softmax = expected.detach().numpy()
+        shares = np.exp(softmax) / np.exp(softmax).sum(1, keepdims=True)
+        naive: NDArray[np.float64] = -np.log(shares[np.arange(M), case.examples.y.numpy()])
+        np.testing.assert_allclose(loss.numpy(), naive, rtol=1e-5)
+    assert losses_of(case.task, iter(models), case.examples).logits is None
+
+
+def test_uploaded_models_are_each_rows_own_start_plus_its_update() -> None:
+    updates = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    starts = {0: torch.tensor([10.0, 10.0]), 2: torch.tensor([20.0, 20.0])}
+    cohort = Cohort((0, 1, 4), updates, torch.ones(3), (0, 2, 0), starts)
+    assert [model.tolist() for model in uploaded(cohort)] == [[11.0, 12.0], [23.0, 24.0], [15.0, 16.0]]
