@@ -1,6 +1,7 @@
 """The documentation says what is so: its examples run, its keys exist, its links lead somewhere."""
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ import torch
 import yaml
 
 import fedsiege as fs
+from fedsiege import shipped
+from fedsiege.experiment import load as load_experiment
 from fedsiege.experiment.config import Experiment, validated
+from fedsiege.experiment.prepare import prepare
 from fedsiege.models.base import build_model
 from fedsiege.registry import index, load
 from fedsiege.training import Training
@@ -141,3 +145,25 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in text] == []
+
+
+def documented_runs() -> list[str]:
+    """Every `fedsiege run quickstart` of README and docs that needs no file of the reader's."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line for page in pages for line in page.read_text().splitlines()]
+    return sorted({line for line in lines if line.startswith("$ fedsiege run quickstart") and "mine" not in line})
+
+
+@pytest.mark.parametrize("line", documented_runs())
+def test_documented_runs_can_begin(line: str) -> None:
+    words = shlex.split(line)
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    prepare(load_experiment("quickstart", overrides))
+
+
+@pytest.mark.parametrize("name", [n for n in shipped.names() if n.startswith("fedmia/")])
+def test_small_profiles_can_begin_on_the_real_data(
+    name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSIEGE_DATA", str(shared_data))
+    prepare(load_experiment(name, ["profile=small"]))

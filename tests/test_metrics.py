@@ -451,7 +451,15 @@ def test_too_little_gives_no_verdict() -> None:
 def test_as_dict_is_what_result_json_holds() -> None:
     interval = {"value", "low", "high", "n"}
     found = json.loads(json.dumps(metrics.over_targets(federation(0, 3)).as_dict(), allow_nan=False))
-    figures = {"n_members", "n_nonmembers", "auc", "tpr_at_fpr", "balanced_accuracy", "log_auc"}
+    figures = {
+        "n_members",
+        "n_nonmembers",
+        "n_distinct_nonmembers",
+        "auc",
+        "tpr_at_fpr",
+        "balanced_accuracy",
+        "log_auc",
+    }
     assert set(found) == figures | {"mean_over_targets"}
     assert set(found["auc"]) == set(found["balanced_accuracy"]) == interval
     assert list(found["tpr_at_fpr"]) == list(found["mean_over_targets"]["tpr_at_fpr"])
@@ -488,3 +496,16 @@ def test_as_dict_is_what_result_json_holds() -> None:
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_targets_that_share_their_nonmembers_are_warned_by_the_different_ones() -> None:
+    """Ten targets judged on the same thousand examples do not make ten thousand."""
+    rng = np.random.default_rng(5)
+    pairs = [(rng.normal(1, 1, 50), rng.normal(0, 1, 1000)) for _ in range(10)]
+    alone, shared = (metrics.over_targets(pairs, distinct=n).pooled for n in (None, 1000))
+    assert alone.tpr_at_fpr[0.001].warning is None
+    assert shared.tpr_at_fpr[0.001].warning == (
+        "0.1 % FPR rests on at most 1 of 1,000 different non-members; 10,000 would allow 10"
+    )
+    assert shared.as_dict()["n_distinct_nonmembers"] == 1000
+    assert shared.as_dict()["n_nonmembers"] == alone.as_dict()["n_distinct_nonmembers"] == 10_000

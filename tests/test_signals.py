@@ -174,9 +174,10 @@ def circular() -> nn.Module:
 
 
 def frozen() -> nn.Module:
-    """The first layer does not train, nor does the weight of the second."""
+    """The first layer does not train, nor one in the middle, nor the weight of the last."""
     module = mlp()
     module[0].requires_grad_(False)  # type: ignore[index]
+    module[4].requires_grad_(False)  # type: ignore[index]
     module.append(nn.Linear(CLASSES, CLASSES))  # type: ignore[operator]
     module[-1].weight.requires_grad_(False)  # type: ignore[index]
     return module
@@ -340,7 +341,7 @@ def test_frozen_and_unknown_layers_are_not_direct() -> None:
         case.task.module.eval()
         direct[name] = set(signals.Tape(case.task, case.examples.x[:1]).layers)
     assert direct["mlp"] == {"0", "2", "4"}
-    assert direct["frozen"] == {"2", "4", "5"}
+    assert direct["frozen"] == {"2", "5"}
     assert direct["twice"] == {"head"}
     assert direct["words"] == {"mix", "norm", "head"}
     assert direct["positions_first"] == {"head"}
@@ -370,3 +371,31 @@ def test_uploaded_models_are_each_rows_own_start_plus_its_update() -> None:
     starts = {0: torch.tensor([10.0, 10.0]), 2: torch.tensor([20.0, 20.0])}
     cohort = Cohort((0, 1, 4), updates, torch.ones(3), (0, 2, 0), starts)
     assert [model.tolist() for model in uploaded(cohort)] == [[11.0, 12.0], [23.0, 24.0], [15.0, 16.0]]
+
+
+class Tied(nn.Module):
+    """The encoder's weight is used once more, outside its own call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc = nn.Linear(5, 4)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.linear(torch.tanh(self.enc(x)), self.enc.weight.t()))
+        return logits
+
+
+def test_a_weight_used_outside_its_layer_takes_the_general_way() -> None:
+    torch.manual_seed(0)
+    task = Task(Tied())
+    x, y = torch.randn(6, 5), torch.randint(0, 3, (6,))
+    examples = Examples(np.array([str(i) for i in range(6)]), x, y)
+    updates = torch.randn(2, task.layout.size)
+    start = task.state.clone()
+    found = align(task, start, updates, examples, [0] * len(task.layout.names))
+    task.load(start)
+    for i in range(6):
+        task.gradient.zero_()
+        task.losses(task.logits(x[i : i + 1]), y[i : i + 1]).sum().backward()
+        torch.testing.assert_close(found.dot[0, :, i], -(updates @ task.gradient), rtol=1e-4, atol=1e-5)

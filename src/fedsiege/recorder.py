@@ -48,7 +48,10 @@ class Recorder:
 
     def record(self, done: Round) -> int:
         """Compute and write one round's evidence; returns its bytes."""
-        tensors = {"global_loss": losses_of(self.task, iter([done.end]), self.candidates).loss[0]}
+        broadcast = losses_of(self.task, iter([done.end]), self.candidates, self.keep_logits)
+        tensors = {"global_loss": broadcast.loss[0]}
+        if broadcast.logits is not None:
+            tensors["global_logits"] = broadcast.logits[0]
         if self.aggregate_only:
             tensors |= self._aligned(done, None)
         elif done.cohort is None:  # nothing that arrived could be used

@@ -59,12 +59,16 @@ class Layout:
             start += size
 
     @property
+    def head_name(self) -> str:
+        """The name of the module that owns the last trained tensor."""
+        return self.names[self.kinds.count("trained") - 1].rpartition(".")[0]
+
+    @property
     def head(self) -> slice:
         """The last layer's trained entries (weight and bias of the module that owns the last trained tensor)."""
         last = self.kinds.count("trained") - 1
-        owner = self.names[last].rpartition(".")[0]
         first = last
-        while first > 0 and self.names[first - 1].rpartition(".")[0] == owner:
+        while first > 0 and self.names[first - 1].rpartition(".")[0] == self.head_name:
             first -= 1
         return slice(sum(self.sizes[:first]), self.trained)
 

@@ -162,7 +162,28 @@ class Tape:
             and any(p.requires_grad for p in layer.parameters(recurse=False))
             and all(owners[id(p)] == 1 for p in layer.parameters(recurse=False))
         }
-        self.layers = {name: self.layers[name] for name in self._forward(task, alone)[1]}
+        logits, ran = self._forward(task, alone)
+        self.layers = {name: self.layers[name] for name in ran}
+        self.layers = {name: self.layers[name] for name in self._truthful(logits, ran)}
+
+    def _truthful(self, logits: Tensor, ran: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
+        """The layers whose formed gradients are true: a weight may be used outside its layer's call too."""
+        scalar = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
+        own = {name: dict(self.layers[name].named_parameters(recurse=False)) for name in ran}
+        wanted = [p for parameters in own.values() for p in parameters.values() if p.requires_grad]
+        outputs = [output for _, output in ran.values()]
+        found = torch.autograd.grad(scalar, [*outputs, *wanted], allow_unused=True, materialize_grads=True)
+        true = {id(p): gradient for p, gradient in zip(wanted, found[len(outputs) :], strict=True)}
+        kept = []
+        for (name, (a, _)), g in zip(ran.items(), found, strict=False):
+            per_example = per_example_of(self.layers[name])
+            assert per_example is not None
+            pieces = [
+                piece for piece in per_example(self.layers[name], a, g) if id(own[name][piece.tensor]) in true
+            ]
+            if all(_agrees(piece, true[id(own[name][piece.tensor])]) for piece in pieces):
+                kept.append(name)
+        return kept
 
     def record(self, task: Task, x: Tensor, y: Tensor) -> Tensor:
         """Run the batch forward and backward; returns the losses [b]."""
@@ -217,6 +238,13 @@ class Tape:
                     yield replace(piece, tensor=full)
         if trained - covered:
             yield from general(task, sorted(trained - covered), x, y)
+
+
+def _agrees(piece: Piece, gradient: Tensor) -> bool:
+    """Whether a piece of one example is that part of a tensor's gradient, up to rounding."""
+    formed = (piece.g if piece.a is None else piece.g @ piece.a).reshape(-1)
+    part = gradient.reshape(-1)[piece.offset : piece.offset + piece.entries]
+    return bool((formed - part).norm() <= 1e-3 * part.norm())
 
 
 def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piece]:

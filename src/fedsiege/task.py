@@ -93,6 +93,25 @@ class Task:
         parts = [self.logits(self.inputs(x)) for x in examples.x.split(batch)]
         return torch.cat(parts)
 
+    def ends_in_its_head(self, examples: Examples) -> bool:
+        """Whether the layout's head makes the logits: a step of row c of its last tensor moves logit c alone.
+
+        Looked at on the given examples at the present weights; the layer may have a bias or none.
+        """
+        self.module.eval()
+        logits = self.logits(self.inputs(examples.x))
+        last = [p for p in self.module.parameters() if p.requires_grad][-1]
+        classes = logits.shape[1]
+        if len(last) != classes:
+            return False
+        (alike,) = torch.autograd.grad(
+            logits.sum(), last, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        (first,) = torch.autograd.grad(logits[:, 0].sum(), last, allow_unused=True, materialize_grads=True)
+        rows, only = alike.reshape(classes, -1), first.reshape(classes, -1)
+        moves = bool(rows[0].any()) and torch.allclose(rows, rows[:1].expand_as(rows), rtol=1e-4, atol=1e-6)
+        return moves and torch.allclose(only[0], rows[0]) and not bool(only[1:].any())
+
     def measure(self, vector: Tensor, examples: Examples) -> tuple[float, float]:
         """Accuracy and mean loss of the model `vector` on these examples."""
         logits = self.predict(vector, examples)
@@ -129,5 +148,5 @@ def _refuse_batch_statistics(module: nn.Module) -> None:
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module with its initial weights drawn from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build()

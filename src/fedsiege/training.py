@@ -76,10 +76,13 @@ def train(
     task.module.train()
     optimiser = training.optimiser_of(task, lr)
     whole = training.algorithm == "fedsgd"
-    for _ in range(1 if whole else training.epochs):
-        order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
-        for rows in order.split(len(examples) if whole else training.batch):
-            step(task, optimiser, examples.x[rows], examples.y[rows])
+    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+        # Dropout and its like draw from torch's own generator: give them numbers of this client and round too.
+        torch.manual_seed(int(rng.spawn(1)[0].integers(2**63)))
+        for _ in range(1 if whole else training.epochs):
+            order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
+            for rows in order.split(len(examples) if whole else training.batch):
+                step(task, optimiser, examples.x[rows], examples.y[rows])
     return task.state - start
 
 

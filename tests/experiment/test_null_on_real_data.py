@@ -1,6 +1,5 @@
 """The audit audited: on scanned digits, no attack may find members where there are none."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsiege.data.candidates import Audit
-from fedsiege.experiment.config import Paper, Published, load
+from fedsiege.data.candidates import Audit, CandidateSpec
+from fedsiege.experiment.config import Experiment, Paper, Published, load
 from fedsiege.experiment.prepare import Planned, plan_attacks
 from fedsiege.experiment.results import (
     any_client,
@@ -118,7 +118,7 @@ def test_a_published_figure_stands_beside_the_attack_as_the_paper_has_it() -> No
     ours = row("fedmia_ii", "fedmia_ii", 0.79)
     elsewhere = [row("fedmia_ii", "fedmia_ii", 0.2, target=3), row("fedmia_ii", "fedmia_ii", 0.3, against="ifl")]
     for rows in ([ours, variant, *elsewhere], [variant, *elsewhere, ours]):
-        found = paper_rows(PAPER, rows, None)["figures"]
+        found = paper_rows(PAPER, rows, Experiment())["figures"]
         assert found[0]["ours"] == {"value": 0.79, "low": 0.77, "high": 0.81, "n": 9}
         assert found[0]["verdict"] == "agrees"
         assert found[2] == {
@@ -129,26 +129,30 @@ def test_a_published_figure_stands_beside_the_attack_as_the_paper_has_it() -> No
             "ours": None,
             "verdict": "not measured",
         }
-    assert paper_rows(PAPER, [variant], None)["figures"][0]["ours"]["value"] == 0.1, "a variant alone stands in"
+    assert paper_rows(PAPER, [variant], Experiment())["figures"][0]["ours"]["value"] == 0.1, (
+        "a variant alone stands in"
+    )
 
 
 @pytest.mark.parametrize(
-    ("auc", "profile", "verdict"),
+    ("auc", "changes", "verdict"),
     [
-        (0.8, None, "agrees"),
-        (0.839, None, "agrees"),  # its interval begins at .819, the published one ends at .82
-        (0.841, None, "ours is higher"),
-        (0.759, None, "ours is lower"),
-        (0.9, "small", "ours is higher (smaller setting: small)"),
+        (0.8, {}, "agrees"),
+        (0.839, {}, "agrees"),  # its interval begins at .819, the published one ends at .82
+        (0.841, {}, "ours is higher"),
+        (0.759, {}, "ours is lower"),
+        (0.9, {"changed": ["rounds", "model"]}, "ours is higher (changed: rounds, model)"),
+        (0.8, {"candidates": CandidateSpec(null=True)}, "not compared: a null test"),
     ],
 )
-def test_verdicts(auc: float, profile: str | None, verdict: str) -> None:
-    assert paper_rows(PAPER, [row("fedmia_ii", "fedmia_ii", auc)], profile)["figures"][0]["verdict"] == verdict
+def test_verdicts(auc: float, changes: dict[str, Any], verdict: str) -> None:
+    found = paper_rows(PAPER, [row("fedmia_ii", "fedmia_ii", auc)], Experiment(**changes))
+    assert found["figures"][0]["verdict"] == verdict
 
 
 def test_a_figure_without_an_interval_is_not_measured() -> None:
     empty = {"value": 0.5, "low": None, "high": None, "n": 0}
-    found = paper_rows(PAPER, [{**row("fedmia_ii", "fedmia_ii", 0.5), "auc": empty}], None)
+    found = paper_rows(PAPER, [{**row("fedmia_ii", "fedmia_ii", 0.5), "auc": empty}], Experiment())
     assert found["figures"][0]["verdict"] == "not measured"
 
 

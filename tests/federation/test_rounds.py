@@ -208,6 +208,17 @@ def test_ages_stay_within_the_delay_and_the_rounds_there_were() -> None:
     assert {age for one in all_rounds(keeps=lambda _: True) for age in one.cohort.ages} == {0}  # type: ignore[union-attr]
 
 
+def test_ages_are_uniform_over_rounds_and_over_clients() -> None:
+    made = federation(delay=2)
+    ages = np.array([[made.age(number, client, 3) for client in range(K)] for number in range(100)])
+    spread = 5 * np.sqrt(100 * (1 / 3) * (2 / 3))
+    for one in range(3):
+        assert (abs((ages == one).sum(axis=0) - 100 / 3) < spread).all(), "each client's, over rounds"
+        assert abs((ages == one).sum() - K * 100 / 3) < spread * np.sqrt(K)
+    assert len({tuple(row) for row in ages.tolist()}) > 50, "not all clients alike"
+    assert {made.age(number, 0, 1) for number in range(50)} == {0}, "there is no older model yet"
+
+
 def test_a_late_answer_starts_from_the_old_model_at_its_rate() -> None:
     training = Training(epochs=1, batch=4, lr=0.4, schedule="factor", factor=0.5)
     done = all_rounds(delay=2, rounds=8, training=training, keeps=lambda _: True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsiege.records import Cohort, Examples, Round
 from fedsiege.recorder import Recorder
+from fedsiege.records import Cohort, Examples, Round
 from fedsiege.task import Task
 from fedsiege.trace import Trace
 from fedsiege.training import Training, step

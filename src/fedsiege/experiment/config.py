@@ -45,6 +45,15 @@ FEDMIA_ATTACKS: list[Spec] = [
 ]
 
 
+NEUTRAL = frozenset(
+    {
+        *("name", "title", "description", "profile", "attacks", "targets"),
+        *("out", "device", "threads", "evaluate_every", "checkpoint_every", "trace"),
+    }
+)
+"""Fields that decide neither the federation nor what it is asked: published figures stay comparable."""
+
+
 class Strict(BaseModel):
     """A frozen part of a config in which every key is known."""
 
@@ -151,6 +160,8 @@ class Experiment(Strict):
     """Which of the profiles is applied."""
     profiles: dict[str, dict[str, Any]] = {}
     """Named sets of changes: `--set profile=small`."""
+    changed: list[str] = []
+    """The fields that a profile or overrides changed; filled in by the program."""
 
     def recorded(self, number: int) -> bool:
         """Whether round `number` is recorded."""
@@ -165,6 +176,7 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """
     where, raw = ("config", dict(config)) if isinstance(config, Mapping) else _read(find(config))
     changes = [_parsed(text) for text in overrides]
+    before = dict(raw)
     profile = next((value for path, value in reversed(changes) if path == ["profile"]), raw.get("profile"))
     if profile is not None:
         raw = _merged(raw, _profile(raw.get("profiles"), profile, where))
@@ -172,7 +184,8 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         _put(raw, path, value)
     if not isinstance(config, Mapping):
         raw.setdefault("name", Path(where).stem)
-    return validated(raw, where)
+    fields = [key for key in raw if key not in NEUTRAL and raw[key] != before.get(key)]
+    return validated({"changed": fields, **raw}, where)
 
 
 def validated(raw: Mapping[str, Any], where: str) -> Experiment:

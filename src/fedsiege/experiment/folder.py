@@ -24,7 +24,7 @@ LOCK, CHECKPOINT, TRACE, CANDIDATES = ".lock", "checkpoint.safetensors", "trace"
 REPORTED = (REPORT, "figures/roc.pdf", "figures/rounds.pdf", "table.csv", "table.tex")
 """What is written last, from the other files."""
 
-FREE = ("out",)
+FREE = ("out", "changed")
 """Fields that may change between a run and its resumption."""
 
 

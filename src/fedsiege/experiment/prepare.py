@@ -98,6 +98,15 @@ def prepare(experiment: Experiment) -> Prepared:
         )
     shards = partition(data, divide, e.clients, e.seed, e.examples_per_client)
     candidates = draw(data, shards, targets, e.candidates, e.seed)
+    task = task_of(e, data, device)
+    for planned in attacks:
+        if "head" in planned.attack.needs and not task.ends_in_its_head(
+            data.train.take(np.arange(min(8, len(data.train)))).to(device)
+        ):
+            raise InputError(
+                f"attack {planned.label}: reads the updates of the layer that makes the logits, and the last layer "
+                f"of model {e.model!r} ({task.layout.head_name}) is not that; list the attacks without it"
+            )
     return Prepared(
         experiment=e,
         data=data,
@@ -107,7 +116,7 @@ def prepare(experiment: Experiment) -> Prepared:
         candidates=candidates,
         attacks=attacks,
         aggregator=aggregator,
-        task=task_of(e, data, device),
+        task=task,
     )
 
 

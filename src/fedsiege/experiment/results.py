@@ -38,7 +38,7 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
         pairs = [(one, pair) for one, pair in judged if all(map(len, pair))]
         if not pairs:
             continue
-        found = over_targets([pair for _, pair in pairs])
+        found = over_targets([pair for _, pair in pairs], distinct=distinct([one for one, _ in pairs], kind))
         rows += [
             {**about, "rounds_used": one.rounds, "target": one.audit.target, "against": kind, **figures.as_dict()}
             for (one, _), figures in zip(pairs, found.targets, strict=True)
@@ -57,10 +57,16 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
         )
     if planned.vantage not in SINGLE_UPDATES:
         anyone = any_client(own)
-        if all(map(len, anyone)):
+        null = any(str(group).startswith("pseudo") for group in own[0].audit.groups)
+        if all(map(len, anyone)) and not null:  # a null test asks nothing that has a true answer
             figures = audit(*anyone).as_dict()
             rows.append({**about, "rounds_used": most, "target": "any", "against": "ofl", **figures})
     return rows
+
+
+def distinct(scored: list[Scored], kind: str) -> int:
+    """How many different non-members several targets were judged on."""
+    return len(np.unique(np.concatenate([one.nonmembers(kind) for one in scored])))
 
 
 def any_client(scored: list[Scored]) -> Pair:
@@ -152,7 +158,7 @@ def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict
     return rows
 
 
-def paper_rows(paper: Paper, rows: list[dict[str, Any]], profile: str | None) -> dict[str, Any]:
+def paper_rows(paper: Paper, rows: list[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
     """The published figures beside ours, pooled over targets and against all non-members."""
     pooled = [row for row in rows if row["target"] == "pooled" and row["against"] == "all"]
     figures = []
@@ -168,7 +174,7 @@ def paper_rows(paper: Paper, rows: list[dict[str, Any]], profile: str | None) ->
                 "published": figure.value,
                 "spread": figure.spread,
                 "ours": estimate,
-                "verdict": _verdict(figure.value, figure.spread, estimate, profile),
+                "verdict": _verdict(figure.value, figure.spread, estimate, experiment),
             }
         )
     return {**paper.model_dump(exclude={"figures"}), "figures": figures}
@@ -179,7 +185,9 @@ def _metric(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     return {key: found[key] for key in ("value", "low", "high", "n")}
 
 
-def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | None, profile: str | None) -> str:
+def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | None, experiment: Experiment) -> str:
+    if experiment.candidates.null:
+        return "not compared: a null test"
     if ours is None or None in (ours["value"], ours["low"], ours["high"]):
         return "not measured"
     margin = 2 * (spread or 0.0)
@@ -187,7 +195,7 @@ def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | N
         verdict = "agrees"
     else:
         verdict = "ours is higher" if ours["value"] > published else "ours is lower"
-    return f"{verdict} (smaller setting: {profile})" if profile else verdict
+    return f"{verdict} (changed: {', '.join(experiment.changed)})" if experiment.changed else verdict
 
 
 def assemble(
@@ -211,7 +219,7 @@ def assemble(
         "attacks": rows,
         "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
         "components": components(prepared, {**notes.counters, **counters}),
-        "paper": paper_rows(e.paper, rows, e.profile) if e.paper else None,
+        "paper": paper_rows(e.paper, rows, e) if e.paper else None,
         "warnings": [*left_out(prepared, scored), *warnings_of(rows, e)],
     }
 

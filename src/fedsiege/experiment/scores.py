@@ -15,7 +15,7 @@ from fedsiege.data.candidates import Audit
 from fedsiege.errors import InputError
 from fedsiege.experiment.prepare import Planned, Prepared
 from fedsiege.files import write_bytes
-from fedsiege.records import Counters, Floats
+from fedsiege.records import Counters, Floats, Ids
 from fedsiege.streams import stream
 from fedsiege.trace import Trace
 from fedsiege.view import SINGLE_UPDATES, Evidence, View
@@ -34,6 +34,13 @@ class Scored:
     audit: Audit
     values: NDArray[np.float64]
     rounds: int
+
+    def nonmembers(self, kind: str) -> Ids:
+        """The ids behind the second row of `against`."""
+        groups = self.audit.groups
+        wanted: NDArray[np.bool_] = ~np.isin(groups, MEMBERS) & ((groups == kind) | (kind == "all"))
+        ids: Ids = self.audit.ids[wanted]
+        return ids
 
     def against(self, kind: str) -> Pair:
         """Scores of members and of non-members; `ifl` and `ofl` keep only non-members of that group.

@@ -44,10 +44,14 @@ class TprEstimate(Estimate):
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What one set of scores tells about membership; `audit` says what each figure means."""
+    """What one set of scores tells about membership; `audit` says what each figure means.
+
+    `n_distinct_nonmembers` is below `n_nonmembers` where several targets were judged on the same examples.
+    """
 
     n_members: int
     n_nonmembers: int
+    n_distinct_nonmembers: int
     auc: Estimate
     tpr_at_fpr: Mapping[float, TprEstimate]
     balanced_accuracy: Estimate
@@ -59,6 +63,7 @@ class Audit:
         return {
             "n_members": self.n_members,
             "n_nonmembers": self.n_nonmembers,
+            "n_distinct_nonmembers": self.n_distinct_nonmembers,
             "auc": estimate_dict(self.auc),
             "tpr_at_fpr": {
                 str(fpr): {**estimate_dict(tpr), "false_positives": tpr.false_positives, "warning": tpr.warning}
@@ -114,7 +119,8 @@ def audit(
     """
     _check(convention, fprs, level)
     members, nonmembers = scores_of(member_scores, "member_scores"), scores_of(nonmember_scores, "nonmember_scores")
-    return _audit(roc_curve(members, nonmembers), delong(members, nonmembers, level), convention, fprs, level)
+    roc = roc_curve(members, nonmembers)
+    return _audit(roc, delong(members, nonmembers, level), convention, fprs, level, roc.nonmembers)
 
 
 def over_targets(
@@ -122,13 +128,16 @@ def over_targets(
     convention: Convention = "at_most",
     fprs: Sequence[float] = FPRS,
     level: float = 0.95,
+    distinct: int | None = None,
 ) -> OverTargets:
     """Judge an attack on several targets, each a pair (member scores, non-member scores).
 
     `pooled` treats all targets' scores as one set with one threshold. With two targets or more, its AUC's interval
     takes the target as the unit: it covers other targets of such a federation, and is wide when there are few.
     The intervals of its TPRs are Clopper-Pearson on the pooled counts: they cover other members of these targets,
-    each counted as independent, not other targets and not the error of the threshold.
+    each counted as independent, not other targets and not the error of the threshold. Where targets share their
+    non-members, `distinct` says how many different ones there are: a warning is due by their number, since the same
+    example scored for ten targets does not fix a threshold as well as ten examples do.
 
     `worst` is the index of the target with the highest TPR at the smallest FPR that allows each target at least 10
     false positives (if there is one), then with the highest AUC; the first of equals. Raises as `audit` does.
@@ -140,9 +149,10 @@ def over_targets(
     targets = tuple(audit(m, n, convention, fprs, level) for m, n in scores)
     members, nonmembers = (np.concatenate(side) for side in zip(*scores, strict=True))
     auc = targets[0].auc if len(scores) == 1 else delong_clustered(scores, level)
+    different = len(nonmembers) if distinct is None else distinct
     return OverTargets(
         targets=targets,
-        pooled=_audit(roc_curve(members, nonmembers), auc, convention, fprs, level),
+        pooled=_audit(roc_curve(members, nonmembers), auc, convention, fprs, level, different),
         mean_auc=float(np.mean([one.auc.value for one in targets])),
         mean_tpr_at_fpr={f: float(np.mean([one.tpr_at_fpr[f].value for one in targets])) for f in fprs},
         worst=_worst(targets, convention, fprs),
@@ -158,19 +168,22 @@ def _check(convention: str, fprs: Sequence[float], level: float) -> None:
     check_level(level)
 
 
-def _audit(roc: Roc, auc: Estimate, convention: Convention, fprs: Sequence[float], level: float) -> Audit:
+def _audit(
+    roc: Roc, auc: Estimate, convention: Convention, fprs: Sequence[float], level: float, distinct: int
+) -> Audit:
     return Audit(
         n_members=roc.members,
         n_nonmembers=roc.nonmembers,
+        n_distinct_nonmembers=distinct,
         auc=auc,
-        tpr_at_fpr={fpr: _tpr(roc, fpr, convention, level) for fpr in fprs},
+        tpr_at_fpr={fpr: _tpr(roc, fpr, convention, level, distinct) for fpr in fprs},
         balanced_accuracy=_balanced_accuracy(roc, level),
         log_auc=roc.log_area(),
         roc=roc,
     )
 
 
-def _tpr(roc: Roc, fpr: float, convention: Convention, level: float) -> TprEstimate:
+def _tpr(roc: Roc, fpr: float, convention: Convention, level: float, distinct: int) -> TprEstimate:
     if convention == "at_most":
         point = int(np.searchsorted(roc.fpr, fpr, side="right")) - 1
     else:
@@ -185,19 +198,21 @@ def _tpr(roc: Roc, fpr: float, convention: Convention, level: float) -> TprEstim
         n=roc.members,
         false_positives=spent,
         threshold=float(roc.thresholds[point]),
-        warning=_warning(fpr, convention, roc.nonmembers, spent),
+        warning=_warning(fpr, convention, roc.nonmembers, spent, distinct),
     )
 
 
-def _warning(fpr: float, convention: Convention, nonmembers: int, spent: int) -> str | None:
-    allowed, rate = _allowed(fpr, nonmembers, convention), f"{100 * fpr:.4g} % FPR"
+def _warning(fpr: float, convention: Convention, nonmembers: int, spent: int, distinct: int) -> str | None:
+    allowed, rate = _allowed(fpr, distinct, convention), f"{100 * fpr:.4g} % FPR"
     need = f"{math.ceil(ENOUGH / fpr) + (convention == 'strict'):,} would allow {ENOUGH}"
+    which = f"{distinct:,} {'different ' if distinct < nonmembers else ''}non-members"
     if allowed == 0:
-        return f"{nonmembers:,} non-members are too few for {rate}: no false positive is allowed; {need}"
+        return f"{which} are too few for {rate}: no false positive is allowed; {need}"
     if allowed < ENOUGH:
-        return f"{rate} rests on at most {allowed} of {nonmembers:,} non-members; {need}"
+        return f"{rate} rests on at most {allowed} of {which}; {need}"
     if convention == "at_most" and spent < ENOUGH:
-        return f"non-members tie: {rate} allows {allowed:,} false positives, and no threshold spends over {spent}"
+        most = _allowed(fpr, nonmembers, convention)
+        return f"non-members tie: {rate} allows {most:,} false positives, and no threshold spends over {spent}"
     return None
 
 

@@ -83,7 +83,8 @@ def members(run: Finished, number: int) -> str:
 
 def basis(run: Finished, row: Row) -> str:
     """What a table's figures are measured on: 400 members and 1,000 non-members."""
-    return f"{members(run, row.n_members)} and {count(row.n_nonmembers, 'non-member')}"
+    different = f" ({row.n_distinct:,} different ones)" if row.n_distinct < row.n_nonmembers else ""
+    return f"{members(run, row.n_members)} and {count(row.n_nonmembers, 'non-member')}{different}"
 
 
 def finding(run: Finished) -> Finding:
@@ -205,12 +206,14 @@ def _by_chance(row: Row, fpr: str) -> float:
     """The share of members that scores which know nothing may recognise at this threshold.
 
     The threshold was set on n non-members of which k pass, so its true FPR is uncertain, very much so where k is
-    small: this is the upper end of its Clopper-Pearson interval, Beta(k + 1, n - k) at 97.5 %.
+    small: this is the upper end of its Clopper-Pearson interval, Beta(k + 1, n - k) at 97.5 %. Non-members that
+    several clients were judged on count once, and k in proportion.
     """
-    spent = row.rate(fpr).false_positives
+    spent, n = row.rate(fpr).false_positives, row.n_distinct
     if spent is None or spent >= row.n_nonmembers:
         return float(fpr)
-    return max(float(fpr), float(stats.beta.ppf(0.975, spent + 1, row.n_nonmembers - spent)))
+    k = spent * n / row.n_nonmembers
+    return max(float(fpr), float(stats.beta.ppf(0.975, k + 1, n - k)))
 
 
 def _above_guessing(row: Row, fpr: str) -> bool:

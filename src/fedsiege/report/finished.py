@@ -33,6 +33,7 @@ class Row:
     worst_target: int | None
     n_members: int
     n_nonmembers: int
+    n_distinct: int
     auc: Measured
     rates: dict[str, Rate]
 
@@ -154,6 +155,7 @@ class Finished:
             worst_target=entry.worst_target,
             n_members=entry.n_members,
             n_nonmembers=entry.n_nonmembers,
+            n_distinct=entry.n_distinct_nonmembers or entry.n_nonmembers,
             auc=auc,
             rates=rates,
         )

@@ -56,6 +56,7 @@ class Entry(_Record):
     against: Against = "all"
     n_members: int
     n_nonmembers: int
+    n_distinct_nonmembers: int | None = None
     auc: Measured
     tpr_at_fpr: dict[str, Rate]
     balanced_accuracy: Measured | None = None
