@@ -84,6 +84,9 @@ def test_the_null_test_leaves_out_kinds_with_too_few() -> None:
     assert [row["against"] for row in rows] == ["all", "ifl", "ofl"]
     assert all(row["nulls"] == 20 for row in rows)
     assert [row["against"] for row in null_rows([planned()], [null(0, d, (90, 410)) for d in range(20)])] == ["all"]
+    (few,) = null_rows([planned()], [null(0, d, (50, 50)) for d in range(20)])
+    assert (few["against"], few["passed"]) == ("all", False), "too few is a verdict too, and not silence"
+    assert "no evidence" in few["reason"]
 
 
 PAPER = Paper(
