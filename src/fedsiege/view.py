@@ -198,6 +198,7 @@ class View:
             raise InputError(f"vantage: got {vantage!r}; expected one of {', '.join(get_args(Vantage))}")
         self.vantage: Vantage = vantage
         self.counters: Counters = {}
+        self.rounds_read: set[int] = set()
         self._evidence = evidence
         # Attacks ask for the target's column and then for the others of the same round: read it once.
         self._held: tuple[tuple[str, int], Values] | None = None
@@ -270,6 +271,7 @@ class View:
         return present
 
     def _read(self, name: str, t: int) -> Values:
+        self.rounds_read.add(t)
         if self._held is None or self._held[0] != (name, t):
             values = np.array(getattr(self._evidence, name)(t), dtype=np.float64)
             values.setflags(write=False)

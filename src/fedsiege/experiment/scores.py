@@ -115,7 +115,9 @@ def score_all(
             if audit.target not in known or prepared.experiment.candidates.compat != "none":
                 view = View(_evidence(prepared, trace, audit, wanted), planned.vantage)
                 values = _checked(planned, planned.attack.score(view, audit.target), len(trace.ids))
-                known[audit.target] = values, int(view.counters.get("rounds_used", 0))
+                # An attack need not count; what it read is known anyway.
+                view.counters.setdefault("rounds_used", len(view.rounds_read))
+                known[audit.target] = values, int(view.counters["rounds_used"])
                 for name, n in view.counters.items():
                     total[name] = total.get(name, 0) + n
             values, rounds = known[audit.target]
