@@ -18,7 +18,6 @@ from fedsiege.errors import InputError
 Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.str_]
 Kind = Literal["trained", "buffer"]
-Memory = dict[str, Tensor]
 Counters = dict[str, float]
 
 
@@ -128,7 +127,6 @@ class Round:
     start: Tensor
     end: Tensor
     cohort: Cohort | None
-    memory: Memory = field(default_factory=dict)
     counters: Mapping[str, Counters] = field(default_factory=dict)
 
 

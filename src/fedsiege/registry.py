@@ -78,12 +78,6 @@ def name_of(component: object) -> str:
     return str(getattr(type(component), "__fedsiege_name__", type(component).__name__))
 
 
-def spec_of(component: object) -> dict[str, Any]:
-    """The whole configuration of a component, defaults included, as a config file would write it."""
-    values = {f.name: getattr(component, f.name) for f in fields(component)}  # type: ignore[arg-type]
-    return {"name": name_of(component), **values}
-
-
 def label_of(component: object) -> str:
     """The name with the fields that differ from their defaults: unique among differently configured components."""
     default = type(component)()

@@ -1,7 +1,6 @@
 """What an aggregation rule is: a function of a cohort, or a sum that never holds the matrix of updates."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,9 +14,6 @@ class Aggregator:
     Rules work on updates (`local - start`), never on whole models, and count distances in float64: on whole
     models in float32 the differences between clients drown in the models' own size.
     """
-
-    streams: ClassVar[bool] = False
-    """True for a linear rule, which takes rows one by one (`begin`, `add`, `finish`)."""
 
     def __call__(self, cohort: Cohort) -> tuple[Tensor, Counters]:
         """The combined update [d] and what the rule did."""
@@ -36,8 +32,6 @@ class Sum:
 
 class LinearAggregator(Aggregator):
     """A weighted mean with weights known row by row; memory does not grow with the number of clients."""
-
-    streams: ClassVar[bool] = True
 
     def weigh(self, weight: float) -> float:
         """The weight of a row of a client with `weight` examples."""

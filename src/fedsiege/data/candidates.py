@@ -16,16 +16,11 @@ from pydantic.dataclasses import dataclass as validated
 
 from fedsiege.data.dataset import Dataset
 from fedsiege.errors import InputError
+from fedsiege.metrics.null import NULLS, SIDE
 from fedsiege.records import Examples, Ids
 from fedsiege.streams import stream
 
 Rows = NDArray[np.int64]
-
-NULLS = 20
-"""Null audits in a null test, at least."""
-
-NULL_SIDE = 500
-"""Pseudo-members, and non-members, of a null audit, at least."""
 
 
 @validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -94,7 +89,7 @@ def draw(data: Dataset, shards: list[Rows], targets: list[int], spec: CandidateS
     targets = resolve_targets(targets, len(shards))
     orders = [stream(seed, "candidates", client).permutation(rows) for client, rows in enumerate(shards)]
     outside = stream(seed, "candidates", "heldout").permutation(len(data.heldout))
-    if spec.ifl // 2 + spec.ofl // 2 < NULL_SIDE if spec.null else spec.ifl + spec.ofl < 1:
+    if spec.ifl // 2 + spec.ofl // 2 < SIDE if spec.null else spec.ifl + spec.ofl < 1:
         raise InputError(_too_few(data, shards, targets, spec))
     audits = []
     for target in targets:
@@ -174,6 +169,6 @@ def _too_few(data: Dataset, shards: list[Rows], targets: list[int], spec: Candid
     owned = sum(len(rows) for rows in shards)
     ifl = min(owned - len(shards[target]) for target in targets)
     return (
-        f"candidates: a null test halves ifl + ofl and needs {NULL_SIDE} examples a side; "
+        f"candidates: a null test halves ifl + ofl and needs {SIDE} examples a side; "
         f"got {spec.ifl} + {spec.ofl}, and there are {ifl} and {len(data.heldout)}"
     )

@@ -42,7 +42,7 @@ def run(
     """
     experiment = load(config, overrides)
     place = Path(out or experiment.out or Path("runs") / (experiment.name or "run"))
-    with run_folder.opened(place, experiment, resume), threads(experiment.threads), Bars(progress) as bars:
+    with run_folder.opened(place, experiment, resume), torch_settings(experiment.threads), Bars(progress) as bars:
         if not run_folder.finished(place):
             if not (place / run_folder.RESULT).is_file():
                 carry_out(experiment, place, bars)
@@ -51,15 +51,17 @@ def run(
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Give torch this many threads, and its own number back afterwards."""
-    before = torch.get_num_threads()
+def torch_settings(threads: int | None) -> Iterator[None]:
+    """Give torch so many threads, and full float32 products: a GPU's TF32 is too coarse for evidence."""
+    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
     try:
-        if count is not None:
-            torch.set_num_threads(count)
+        torch.backends.cudnn.allow_tf32 = False
+        if threads is not None:
+            torch.set_num_threads(threads)
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def carry_out(experiment: Experiment, place: Path, bars: Bars) -> None:
