@@ -81,7 +81,7 @@ def test_attacks_by_name_as_python_classes() -> None:
 @pytest.mark.parametrize(
     ("attack", "fields", "message"),
     [
-        ("fedmia_iii", {}, "unknown membership 'fedmia_iii'.*did you mean"),
+        ("fedmia_iii", {}, "unknown membership attack 'fedmia_iii'.*did you mean"),
         ("fedmia_ii", {"sigma": 3}, r"score.sigma: fedmia_ii has no such field.*sigma_filter"),
         ("fedmia_ii", {"sigma_filter": -1}, "score.sigma_filter: got -1"),
         ("fedmia_ii", {"vantage": "client"}, "score.vantage: got 'client'"),

@@ -137,7 +137,7 @@ def init(
             file.write(shipped.TEMPLATE.read_text(encoding="utf-8"))
     except FileExistsError:
         raise InputError(f"init: {path} exists already; expected a name that is free") from None
-    typer.echo(f"wrote {path}; next: fedsiege run {path} --out runs/first")
+    typer.echo(f"wrote {path}; next: fedsiege run {path} --out runs/mine")
 
 
 @app.command()

@@ -35,6 +35,9 @@ ROOMS = {
 }
 """Kind of component -> the folder its leaf files live in."""
 
+WORDS = {"membership": "membership attack", "poisoning": "poisoning attack"}
+"""What people call a kind, where that is not its own name."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
@@ -172,7 +175,9 @@ def _find(kind: str, name: str, where: str) -> type:
         return load(kind, name)
     known = names(kind)
     listed = f"known: {', '.join(known)}" if known else "none is registered yet"
-    raise InputError(f"{where}: unknown {kind.replace('_', ' ')} {name!r}{nearest(name, known)}; {listed}")
+    raise InputError(
+        f"{where}: unknown {WORDS.get(kind, kind.replace('_', ' '))} {name!r}{nearest(name, known)}; {listed}"
+    )
 
 
 def _entry(node: ast.stmt, kind: str, module: str) -> Entry | None:

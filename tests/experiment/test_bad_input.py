@@ -37,7 +37,7 @@ def refused(config: Path, capsys: Any, *options: str) -> str:
     [
         (
             {"attacks": ["fedmia_iii"]},
-            r"attacks\.0: unknown membership 'fedmia_iii' \(did you mean 'fedmia_ii'\?\); known: ",
+            r"attacks\.0: unknown membership attack 'fedmia_iii' \(did you mean 'fedmia_ii'\?\); known: ",
         ),
         (
             {"attacks": [{"name": "fedmia_ii", "combin": 1}]},
@@ -201,5 +201,5 @@ def test_a_real_process_says_one_line_and_exits_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fedsiege", "run", str(config), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"fedsiege: error: attacks\.0: unknown membership 'fedmia_iii'.*\n", done.stderr)
+    assert re.fullmatch(r"fedsiege: error: attacks\.0: unknown membership attack 'fedmia_iii'.*\n", done.stderr)
     assert not (tmp_path / "out").exists()

@@ -144,7 +144,8 @@ def test_a_published_figure_stands_beside_the_attack_as_the_paper_has_it() -> No
         (0.839, {}, "agrees"),  # its interval begins at .819, the published one ends at .82
         (0.841, {}, "ours is higher"),
         (0.759, {}, "ours is lower"),
-        (0.9, {"changed": ["rounds", "model"]}, "ours is higher (changed: rounds, model)"),
+        (0.9, {"changed": ["rounds", "model"]}, "ours is higher (changed setting)"),
+        (0.9, {"changed": ["rounds"], "profile": "small"}, "ours is higher (profile small)"),
         (0.8, {"candidates": CandidateSpec(null=True)}, "not compared: a null test"),
     ],
 )

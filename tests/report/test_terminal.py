@@ -44,7 +44,8 @@ def test_footnotes_warnings_and_accuracy(folder: Path) -> None:
 def test_null_test_and_idle_components_are_shown_as_they_are_named(hostile: Path) -> None:
     text = printed(hostile, 200)
     assert text.count("passed") > len(made.ATTACKS)
-    assert "not passed: mean AUC 0.5410" in text
+    assert "not passed" in text
+    assert "mean AUC 0.5410" in text
     assert "1.03 [0.85–1.23]" in text
     assert f"never acted: {made.HOSTILE}" in text
 

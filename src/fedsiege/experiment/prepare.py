@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsiege.aggregators.base import Aggregator, LinearAggregator
-from fedsiege.attacks.membership.base import MembershipAttack, check_plan, resolve_vantage
+from fedsiege.attacks.membership.base import MembershipAttack, check_declared, check_plan, resolve_vantage
 from fedsiege.data.candidates import Candidates, draw, resolve_targets
 from fedsiege.data.dataset import Dataset
 from fedsiege.data.duplicates import deduplicate
@@ -156,6 +156,7 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
     planned: list[Planned] = []
     for position, spec in enumerate(e.attacks):
         attack = _built("membership", spec, f"attacks.{position}", MembershipAttack)
+        check_declared(attack, f"attacks.{position}")
         label = label_of(attack)
         if any(label == other.label for other in planned):
             raise InputError(f"attacks.{position}: {label} is listed twice; expected different attacks or fields")

@@ -195,7 +195,9 @@ def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | N
         verdict = "agrees"
     else:
         verdict = "ours is higher" if ours["value"] > published else "ours is lower"
-    return f"{verdict} (changed: {', '.join(experiment.changed)})" if experiment.changed else verdict
+    if not experiment.changed:
+        return verdict
+    return f"{verdict} ({f'profile {experiment.profile}' if experiment.profile else 'changed setting'})"
 
 
 def assemble(
@@ -310,6 +312,10 @@ def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]
         found.append(
             "candidates.compat is fedmia: non-members are drawn anew for every client and round, as the published "
             "code does. This manufactures true positives at low false-positive rates; do not quote these figures."
+        )
+    if experiment.paper and experiment.changed:
+        found.append(
+            f"The published figures were measured in another setting: {', '.join(experiment.changed)} differ here."
         )
     for row in rows:
         if row["target"] == "pooled" and row["against"] == "all":

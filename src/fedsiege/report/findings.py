@@ -289,6 +289,13 @@ def _elsewhere(run: Finished, rows: list[Row]) -> list[str]:
     return []
 
 
+def _nonmembers(row: Row) -> str:
+    """10,000 non-members, or how many different ones stand behind so many scores."""
+    if row.n_distinct == row.n_nonmembers:
+        return count(row.n_nonmembers, "non-member")
+    return f"{count(row.n_nonmembers, 'score')} of {count(row.n_distinct, 'different non-member')}"
+
+
 def _basis(best: Row, rate: Rate) -> str:
     if rate.false_positives is None:
         return (
@@ -297,7 +304,7 @@ def _basis(best: Row, rate: Rate) -> str:
     found = round((rate.value or 0) * best.n_members)
     return (
         f"Behind the figure stand {found:,} recognised members out of {best.n_members:,}, and "
-        f"{count(rate.false_positives, 'false positive')} among {count(best.n_nonmembers, 'non-member')}."
+        f"{count(rate.false_positives, 'false positive')} among {_nonmembers(best)}."
     )
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args, get_type_hints
 import numpy as np
 
 from fedsiege.errors import InputError, ThreatModelError
-from fedsiege.registry import load, name_of, names
+from fedsiege.registry import load, name_of, names, nearest
 from fedsiege.view import SINGLE_UPDATES, Signal, Values, Vantage, View
 
 
@@ -48,6 +48,23 @@ class MembershipAttack:
 def vantages(attack: MembershipAttack) -> tuple[Vantage, ...]:
     """The vantages that the attack supports: the Literal type of its field."""
     return get_args(get_type_hints(type(attack))["vantage"])
+
+
+def check_declared(attack: MembershipAttack, where: str) -> None:
+    """Refuse an attack that says where it works from, or what it reads, in words that nobody knows."""
+    name = name_of(attack)
+    if not set(get_args(get_type_hints(type(attack)).get("vantage"))) <= set(get_args(Vantage)):
+        raise InputError(f"{where}: {name} has vantages that are not known; known: {', '.join(get_args(Vantage))}")
+    if getattr(attack, "vantage", None) is None:
+        raise InputError(
+            f'{where}: {name} has no vantage; expected a field like `vantage: Literal["server"] = "server"`'
+        )
+    for signal in sorted(attack.needs):
+        if signal not in get_args(Signal):
+            known = list(get_args(Signal))
+            raise InputError(
+                f"{where}: {name} needs {signal!r}{nearest(signal, known)}; known signals: {', '.join(known)}"
+            )
 
 
 def resolve_vantage(attack: MembershipAttack, secure_aggregation: bool) -> Vantage:
