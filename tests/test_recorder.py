@@ -190,6 +190,10 @@ def test_logits_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> Non
         naive = made._place(start + update)(made.examples.x.double()).detach()
         np.testing.assert_allclose(logits[client], naive, rtol=1e-4, atol=1e-6)
     assert np.isnan(logits[1]).all()
+    with safe_open(path_of(tmp_path / "with", made.round.number), framework="pt") as file:
+        broadcast = file.get_tensor("global_logits")
+    naive = made._place(made.round.end)(made.examples.x.double()).detach()
+    np.testing.assert_allclose(broadcast, naive, rtol=1e-4, atol=1e-6)
     made.recorder(tmp_path / "without").record(made.round)
     with pytest.raises(InputError, match="the trace has no logits; it was recorded without"):
         Trace(tmp_path / "without").logits(0)

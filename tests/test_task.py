@@ -170,3 +170,27 @@ def test_initial_weights_are_a_function_of_the_seed_and_nothing_else_moves() -> 
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+class Branches(nn.Module):
+    """Three outputs; which of its layers makes them, and in which order the layers are registered, is asked for."""
+
+    def __init__(self, order: tuple[str, ...], bias: bool, out: str) -> None:
+        super().__init__()
+        for name in order:
+            setattr(self, name, nn.Linear(3, 3, bias=bias))
+        self.out = out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layers = dict(self.named_children())
+        hidden = next(layer for name, layer in layers.items() if name != self.out)
+        logits: torch.Tensor = layers[self.out](torch.sigmoid(hidden(x)))
+        return logits
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_head_must_make_the_logits(bias: bool) -> None:
+    """A hidden layer registered last has as many rows as there are classes, and is still not the head."""
+    data = examples(4, 3)
+    assert Task(Branches(("hidden", "last"), bias, "last")).ends_in_its_head(data)
+    assert not Task(Branches(("last", "hidden"), bias, "last")).ends_in_its_head(data)

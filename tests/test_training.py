@@ -155,3 +155,19 @@ def test_schedules_by_hand() -> None:
 def test_values_out_of_range_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Training(**fields)
+
+
+def test_dropout_draws_from_the_clients_own_stream_and_leaves_torchs_alone() -> None:
+    task = Task(nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Dropout(0.5), nn.Linear(40, CLASSES)))
+    start = task.state.clone()
+
+    def update(*name: str | int) -> Tensor:
+        return train(task, start, client(), Training(batch=8, epochs=2), 0.05, stream(0, *name))
+
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = update("client", 1, 4)
+    torch.testing.assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
+    torch.manual_seed(2)
+    torch.testing.assert_close(update("client", 1, 4), first, rtol=0, atol=0)
+    assert not torch.equal(update("client", 1, 5), first)

@@ -252,3 +252,11 @@ def test_files_that_are_no_config(content: bytes, message: str, tmp_path: Path) 
 
 def test_the_written_config_is_plain_yaml() -> None:
     assert yaml.safe_load(dump(load("quickstart")))["candidates"]["null"] is False
+
+
+def test_what_a_profile_and_overrides_changed_is_noted() -> None:
+    config = {"rounds": 9, "profiles": {"small": {"clients": 4, "training": {"lr": 0.2}}}}
+    assert load(config).changed == []
+    assert sorted(load(config, ["profile=small"]).changed) == ["clients", "training"]
+    assert load(config, ["rounds=9", "device=cpu", "out=here"]).changed == []
+    assert load(config, ["candidates.null=true"]).changed == ["candidates"]

@@ -195,3 +195,21 @@ def test_warnings_are_said_once() -> None:
     found = warnings_of([*rows, *rows], load({}))
     assert len(found) == len(set(found)) == 4
     assert all("non-members" in text for text in found)
+
+
+def test_nonmembers_that_targets_share_are_counted_once() -> None:
+    first, second = scored(3, 0.5), scored(5, 0.5)
+    ids = np.where(GROUPS == "ofl", first.audit.ids, second.audit.ids)  # 25 shared held-out ones
+    second = replace(second, audit=replace(second.audit, ids=ids))
+    rows = attack_rows(planned(), [first, second])
+    counts = {row["against"]: row["n_distinct_nonmembers"] for row in rows if row["target"] == "pooled"}
+    assert counts == {"all": 55, "ifl": 30, "ofl": 25}
+
+
+def test_a_null_test_has_no_row_for_any_client() -> None:
+    """Pseudo-members among other clients' examples were trained on: that question is not asked."""
+    attack = plan_attacks(load({"attacks": [{"name": "loss_series", "vantage": "client"}]}))[0]
+    pseudo = np.array(["pseudo_ifl"] * 15 + ["pseudo_ofl"] * 25 + ["ifl"] * 15 + ["ofl"] * 25)
+    for groups, asked in ((GROUPS, True), (pseudo, False)):
+        rows = attack_rows(attack, [replace(scored(3, 0.5, groups), label=attack.label)])
+        assert ("any" in {row["target"] for row in rows}) == asked
