@@ -10,10 +10,10 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check docs bench clean
+.PHONY: help venv demo test check docs bench bench-gpu clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv with the exact packages of requirements.lock
 
@@ -48,7 +48,10 @@ docs: $(STAMP)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## measure speed and memory against plain references
-	$(BIN)/python -m benchmarks
+	$(BIN)/fedsiege bench
+
+bench-gpu: $(STAMP)  ## the same on a GPU
+	$(BIN)/fedsiege bench gpu
 
 clean:  ## remove everything that make made, but not runs/
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,10 +1,7 @@
-"""`make bench`: print every ratio with its spread, on one thread."""
+"""`python -m benchmarks` is `fedsiege bench`."""
 
-import torch
+import sys
 
-from benchmarks.evidence import measure
+from fedsiege.cli import execute
 
-torch.set_num_threads(1)
-for clients in (5, 10):
-    print(measure("alexnet", clients), flush=True)
-print(measure("resnet18_light", 5), flush=True)
+sys.exit(execute(["bench", *sys.argv[1:]]))

@@ -225,7 +225,8 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list"], ["list", "--json"], ["show", "resnet18"], ["run", "--help"]]
+    "arguments",
+    [["--help"], ["list"], ["list", "--json"], ["show", "resnet18"], ["run", "--help"], ["bench", "--help"]],
 )
 def test_help_and_lists_do_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
     code = (

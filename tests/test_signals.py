@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsiege import signals
+from fedsiege import products, signals
 from fedsiege.records import Cohort, Examples
-from fedsiege.signals import Piece, align, losses_of, uploaded
+from fedsiege.signals import align, losses_of, uploaded
 from fedsiege.task import Task, seeded
 
 CLASSES, M, N = 4, 9, 3
@@ -272,14 +272,17 @@ def test_every_tensor_agrees_with_naive_float64_autograd(case: Case) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 40])
-@pytest.mark.parametrize("moved", [0, 10**9])
+@pytest.mark.parametrize("gathered", [0, 10**6])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_way_of_computing_does_not_change_the_figures(
-    case: Case, monkeypatch: pytest.MonkeyPatch, block: int, moved: int, batch: int
+    case: Case, monkeypatch: pytest.MonkeyPatch, block: int, gathered: int, batch: int
 ) -> None:
     expected = align(case.task, case.start, case.updates, case.examples, case.tensors())
-    monkeypatch.setattr(signals, "BLOCK", block)
-    monkeypatch.setattr(signals, "MOVED", moved)
+    monkeypatch.setattr(signals, "GENERAL", block)
+    monkeypatch.setattr(signals, "PATCHES", block)
+    monkeypatch.setattr(signals, "GATHERED", gathered)
+    monkeypatch.setitem(products.TILE, "cpu", (2, 3, 2))
+    monkeypatch.setattr(products, "cheaper_moved", lambda *_: gathered == 0)
     found = align(case.task, case.start, case.updates, case.examples, case.tensors(), batch=batch)
     for ours, other in ((found.dot, expected.dot), (found.gradient_norm2, expected.gradient_norm2)):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=2e-6 * float(other.abs().max()))
@@ -299,18 +302,29 @@ def test_groups_add_up_to_the_total(case: Case) -> None:
     torch.testing.assert_close(split.dot[0], even, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("positions", "outputs", "inputs"), [(1, 3, 5), (4, 6, 2), (7, 1, 3)])
-def test_both_ways_of_a_piece_agree(positions: int, outputs: int, inputs: int) -> None:
-    rng = torch.Generator().manual_seed(0)
-    g = torch.randn(5, outputs, positions, generator=rng, dtype=torch.float64)
-    a = torch.randn(5, positions, inputs, generator=rng, dtype=torch.float64)
-    rows = torch.randn(4, outputs * inputs, generator=rng, dtype=torch.float64)
-    piece = Piece("weight", 0, g, a)
-    formed = torch.einsum("bop,bpi->boi", g, a).flatten(1)
-    assert piece.entries == outputs * inputs
-    for dot, norm2 in (piece._moved(rows, a), piece._formed(rows, a), Piece("weight", 0, formed).against(rows)):
-        torch.testing.assert_close(dot, rows @ formed.T)
-        torch.testing.assert_close(norm2, formed.square().sum(1))
+@pytest.mark.parametrize("gathered", [0, 10**6])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(2, 3, (1, 4), stride=(2, 1), padding=(0, 2)),
+        nn.Conv2d(4, 6, (3, 2), stride=2, padding=2, dilation=(1, 2), groups=2),
+        nn.Conv2d(3, 2, 5, stride=3),
+    ],
+    ids=str,
+)
+def test_patches_are_what_unfold_gives(layer: nn.Conv2d, gathered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "GATHERED", gathered)
+    a = torch.randn(5, layer.in_channels, 9, 8, generator=torch.Generator().manual_seed(0))
+    assert not isinstance(layer.padding, str)
+    expected = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    room = torch.full((expected.numel() + 7,), torch.nan)
+    torch.testing.assert_close(signals.patches(layer, a, room), expected, rtol=0, atol=0)
+
+
+def test_squared_norms_of_long_rows_keep_their_digits() -> None:
+    rows = torch.randn(3, 200_001, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(signals.norms2(rows), rows.double().square().sum(1), rtol=1e-6, atol=0)
 
 
 def test_updates_may_lie_in_a_file(tmp_path: Any) -> None:
@@ -347,6 +361,24 @@ def test_frozen_and_unknown_layers_are_not_direct() -> None:
     assert direct["positions_first"] == {"head"}
     assert direct["keyword"] == {"unused", "head"}
     assert direct["circular"] == {"6"}
+
+
+def test_only_outputs_that_are_written_over_are_copied() -> None:
+    case = Case("residual")
+    assert signals.Tape(case.task, case.examples.x[:1])._copied == {"stem", "block"}
+    case = Case("conv")
+    assert not signals.Tape(case.task, case.examples.x[:1])._copied
+
+
+def test_a_batch_holds_as_many_candidates_as_the_model_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("mlp")
+    tape = signals.Tape(case.task, case.examples.x[:1])
+    assert tape.affordable() == signals.MOST
+    outputs = 8 + 5 + CLASSES
+    monkeypatch.setattr(signals, "ROOM", 100 * outputs)
+    assert tape.affordable() == 100
+    monkeypatch.setattr(signals, "ROOM", 1)
+    assert tape.affordable() == signals.FEWEST
 
 
 def test_losses_of_models_by_hand() -> None:

@@ -148,6 +148,24 @@ def schema() -> None:
     typer.echo(editor.json_schema())
 
 
+@app.command()
+def bench(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A figure's name, or how several names begin; else all.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON when all is measured; lines go to standard error.")
+    ] = False,
+) -> None:
+    """Measure speed and memory against plain references (in a source checkout).
+
+    All there is to measure, or one figure by its NAME, or all figures whose names begin so.
+    """
+    from fedsiege import bench as way
+
+    way.command().run(name, as_json)
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
     sys.path.append(str(Path.cwd()))  # a user's own `module:function` lies where the command was typed

@@ -11,6 +11,7 @@ Cost per candidate: one forward and backward pass, the layers' products, and one
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,61 +20,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fedsiege.products import Piece
 from fedsiege.records import Cohort, Examples
 from fedsiege.task import Task
 
-BLOCK = 500_000
-"""Entries of per-example gradients formed at once (2 MB): enough to amortise a call, few enough for the caches."""
+GENERAL = 500_000
+"""Entries of per-example gradients that the general way forms at once (2 MB)."""
 
-MOVED = 64
-"""Positions times updates up to which moving inputs through updates costs less than forming gradients."""
+PATCHES = 2**22
+"""Entries of a convolution's inputs, unrolled, that exist at once (16 MB)."""
 
+GATHERED = 16
+"""Positions up to which a convolution's inputs are gathered."""
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Per-example gradients of a part of one tensor, from entry `offset` on, of b examples of a batch.
+ROOM = 2**26
+"""Entries of layers' outputs that a batch may have (256 MB), between `FEWEST` and `MOST` candidates."""
 
-    Either as they are, `g` [b, entries], or as the product of output gradients `g` [b, out, positions] and inputs
-    `a` [b, positions, in], which need not be formed. `first` is the place in the batch of the first example.
-    """
-
-    tensor: str
-    offset: int
-    g: Tensor
-    a: Tensor | None = None
-    first: int = 0
-
-    @property
-    def entries(self) -> int:
-        """How many entries of the tensor this is about."""
-        return self.g[0].numel() if self.a is None else self.g.shape[1] * self.a.shape[2]
-
-    def against(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Products [n, b] with the same entries of n updates [n, entries], and squared norms [b]."""
-        if self.a is None:
-            return rows @ self.g.T, self.g.square().sum(1)
-        if self.a.shape[1] * len(rows) <= MOVED:
-            return self._moved(rows, self.a)
-        return self._formed(rows, self.a)
-
-    def _moved(self, rows: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs moved by every update, weighed with the output gradients; norms from products of positions."""
-        (b, outputs, positions), n = self.g.shape, len(rows)
-        moved = a.flatten(0, 1) @ rows.reshape(n * outputs, -1).T
-        dot = torch.einsum("bpno,bop->nb", moved.view(b, positions, n, outputs), self.g)
-        return dot, ((a @ a.transpose(1, 2)) * (self.g.transpose(1, 2) @ self.g)).sum((1, 2))
-
-    def _formed(self, rows: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients themselves, in blocks of outputs that fit the caches."""
-        size = a.shape[2]
-        step = max(1, BLOCK // (len(a) * size))
-        dot, norm2 = rows.new_zeros(len(rows), len(a)), rows.new_zeros(len(a))
-        for first in range(0, self.g.shape[1], step):
-            block = (self.g[:, first : first + step] @ a).flatten(1)
-            dot += rows[:, first * size : first * size + block.shape[1]] @ block.T
-            norm2 += block.square().sum(1)
-        return dot, norm2
-
+FEWEST, MOST = 16, 256
 
 PerExample = Callable[[Any, Tensor, Tensor], Iterator[Piece]]
 
@@ -99,7 +62,7 @@ def align(
     examples: Examples,
     groups: Sequence[int],
     extra: Tensor | None = None,
-    batch: int = 64,
+    batch: int | None = None,
 ) -> Alignment:
     """Align per-example gradients at the model `start` [d] with updates [n, d].
 
@@ -110,16 +73,16 @@ def align(
         examples: the m candidates.
         groups: for each trained tensor the number of its group, 0..G-1.
         extra: one more update [d], which becomes the last row (the change of the global model, say).
-        batch: candidates per backward pass; results do not depend on it.
+        batch: candidates per backward pass; by the model's size when left out. Results do not depend on it.
 
     """
     task.load(start)
     task.module.eval()
     count, n, m = max(groups) + 1, len(updates) + (extra is not None), len(examples)
 
-    def read(entries: slice) -> Tensor:
-        rows = updates[:, entries].to(task.device)
-        return rows if extra is None else torch.cat((rows, extra[None, entries]))
+    def read(entries: slice) -> list[Tensor]:
+        stacks = [updates] if extra is None else [updates, extra[None]]
+        return [stack[:, entries].to(task.device) for stack in stacks]
 
     dot = torch.zeros(count, n, m, device=task.device)
     norm2 = torch.zeros(count, m, device=task.device)
@@ -127,6 +90,7 @@ def align(
     places = list(task.layout.slices())[: len(groups)]
     where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
     tape = Tape(task, task.inputs(examples.x[:1]))
+    batch = batch or tape.affordable()
     for first in range(0, m, batch):
         x, y = task.inputs(examples.x[first : first + batch]), examples.y[first : first + batch]
         losses[first : first + batch] = tape.record(task, x, y)
@@ -136,10 +100,16 @@ def align(
             products, squares = piece.against(read(slice(begin, begin + piece.entries)))
             dot[group, :, rows] += products
             norm2[group, rows] += squares
-    sizes = torch.stack([read(place).double().square().sum(1) for _, place in places])
-    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=sizes.device)
-    update_norm2.index_add_(0, torch.as_tensor(groups, device=sizes.device), sizes)
+    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=task.device)
+    for (_, place), group in zip(places, groups, strict=True):
+        update_norm2[group] += torch.cat([norms2(rows) for rows in read(place)])
     return Alignment(-dot, norm2, update_norm2.float(), losses)
+
+
+def norms2(rows: Tensor) -> Tensor:
+    """Squared norms [n] of rows [n, d]: blocks are summed in float32, which is fast, their sums in float64."""
+    parts = rows.split(2**15, dim=1)
+    return torch.stack([torch.linalg.vecdot(part, part) for part in parts]).sum(0, dtype=torch.float64)
 
 
 class Tape:
@@ -162,9 +132,35 @@ class Tape:
             and any(p.requires_grad for p in layer.parameters(recurse=False))
             and all(owners[id(p)] == 1 for p in layer.parameters(recurse=False))
         }
+        self._copied = self._overwritten(task, alone)
         logits, ran = self._forward(task, alone)
+        self._outputs = sum(output.numel() for _, output in ran.values())
         self.layers = {name: self.layers[name] for name in ran}
         self.layers = {name: self.layers[name] for name in self._truthful(logits, ran)}
+
+    def _overwritten(self, task: Task, alone: Tensor) -> frozenset[str]:
+        """The layers whose outputs an in-place layer after them writes over: a copy must go on instead."""
+        versions: dict[str, tuple[Tensor, int]] = {}
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+                versions[name] = output, output._version
+
+            return hook
+
+        with self._hooked(note):
+            task.logits(alone)
+        return frozenset(name for name, (output, version) in versions.items() if output._version != version)
+
+    @contextmanager
+    def _hooked(self, hook: Callable[[str], Any]) -> Iterator[None]:
+        handles = [layer.register_forward_hook(hook(name)) for name, layer in self.layers.items()]
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _truthful(self, logits: Tensor, ran: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
         """The layers whose formed gradients are true: a weight may be used outside its layer's call too."""
@@ -185,6 +181,10 @@ class Tape:
                 kept.append(name)
         return kept
 
+    def affordable(self) -> int:
+        """As many candidates a batch as keep the layers' outputs within `ROOM`."""
+        return max(FEWEST, min(MOST, ROOM // max(1, self._outputs)))
+
     def record(self, task: Task, x: Tensor, y: Tensor) -> Tensor:
         """Run the batch forward and backward; returns the losses [b]."""
         logits, ran = self._forward(task, x)
@@ -197,28 +197,22 @@ class Tape:
 
     def _forward(self, task: Task, x: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """The logits, and input and output of the layers that prove direct in this batch."""
-        seen: dict[str, list[tuple[tuple[Tensor, ...], Tensor]]] = {name: [] for name in self.layers}
+        seen: dict[str, list[tuple[tuple[Tensor, ...], Tensor, int]]] = {name: [] for name in self.layers}
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
             def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                seen[name].append((tuple(a.detach() for a in inputs), output))
-                # The copy goes on through the model, so that an in-place layer after this one cannot spoil ours.
-                return output.clone()
+                seen[name].append((tuple(a.detach() for a in inputs), output, output._version))
+                return output.clone() if name in self._copied else output
 
             return hook
 
-        handles = [layer.register_forward_hook(keep(name)) for name, layer in self.layers.items()]
-        try:
-            with torch.enable_grad():
-                logits = task.logits(x)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._hooked(keep):
+            logits = task.logits(x)
         once = {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
         return logits, {
             name: (inputs[0], output)
-            for name, (inputs, output) in once.items()
-            if len(inputs) == 1 and len(output) == len(x) and output.requires_grad
+            for name, (inputs, output, version) in once.items()
+            if len(inputs) == 1 and len(output) == len(x) and output.requires_grad and output._version == version
         }
 
     def gradients(self, task: Task, x: Tensor, y: Tensor) -> Iterator[Piece]:
@@ -242,7 +236,7 @@ class Tape:
 
 def _agrees(piece: Piece, gradient: Tensor) -> bool:
     """Whether a piece of one example is that part of a tensor's gradient, up to rounding."""
-    formed = (piece.g if piece.a is None else piece.g @ piece.a).reshape(-1)
+    formed = piece.formed().reshape(-1)
     part = gradient.reshape(-1)[piece.offset : piece.offset + piece.entries]
     return bool((formed - part).norm() <= 1e-3 * part.norm())
 
@@ -259,7 +253,7 @@ def general(task: Task, names: list[str], x: Tensor, y: Tensor) -> Iterator[Piec
         logits = functional_call(task.module, {**everything, **wanted}, (xi[None],))
         return task.losses(logits, yi[None]).sum()
 
-    block = max(1, BLOCK // sum(t.numel() for t in chosen.values()))
+    block = max(1, GENERAL // sum(t.numel() for t in chosen.values()))
     for first in range(0, len(x), block):
         gradients = _per_example(loss, chosen, x[first : first + block], y[first : first + block])
         for name in names:
@@ -289,21 +283,53 @@ def per_example_of(layer: nn.Module) -> PerExample | None:
 
 def _linear(layer: nn.Linear, a: Tensor, g: Tensor) -> Iterator[Piece]:
     a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
-    yield Piece("weight", 0, g.transpose(1, 2), a)
+    yield Piece("weight", 0, g.transpose(1, 2), a.transpose(1, 2))
     if layer.bias is not None:
         yield Piece("bias", 0, g.sum(1))
 
 
 def _conv2d(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Iterator[Piece]:
-    assert not isinstance(layer.padding, str)
-    patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    offset = 0
-    for ours, inputs in zip(g.flatten(2).chunk(layer.groups, 1), patches.chunk(layer.groups, 1), strict=True):
-        piece = Piece("weight", offset, ours, inputs.transpose(1, 2))
-        offset += piece.entries
-        yield piece
+    g = g.flatten(2)
+    size = a.shape[1] * layer.kernel_size[0] * layer.kernel_size[1] * g.shape[2]
+    some = min(len(a), max(1, PATCHES // size))
+    room = a.new_empty(some * size)
+    for first in range(0, len(a), some):
+        seen, offset = patches(layer, a[first : first + some], room), 0
+        for out, into in zip(
+            g[first : first + some].chunk(layer.groups, 1), seen.chunk(layer.groups, 1), strict=True
+        ):
+            piece = Piece("weight", offset, out, into, first)
+            offset += piece.entries
+            yield piece
     if layer.bias is not None:
-        yield Piece("bias", 0, g.flatten(2).sum(2))
+        yield Piece("bias", 0, g.sum(2))
+
+
+def patches(layer: nn.Conv2d, a: Tensor, room: Tensor) -> Tensor:
+    """What each position of a convolution sees of its input, [b, channels * kernel, positions], as `F.unfold`.
+
+    On a CPU several times as fast: few positions are gathered (a copy of overlapping views would walk along the
+    short axes), many are copied out of overlapping views into `room`, which the next examples use again.
+    """
+    assert not isinstance(layer.padding, str)
+    high, wide = layer.padding
+    padded = F.pad(a, (wide, wide, high, high))
+    if _windows(layer, padded).shape[2:4].numel() <= GATHERED:
+        places = torch.arange(padded[0].numel(), device=a.device).view(padded.shape[1:])
+        order = _windows(layer, places[None]).permute(0, 2, 3, 1, 4, 5)[0]
+        by_position = padded.flatten(1).index_select(1, order.reshape(-1))
+        return by_position.view(len(a), order.shape[0] * order.shape[1], -1).transpose(1, 2)
+    seen = _windows(layer, padded).permute(0, 1, 4, 5, 2, 3)
+    copied = room[: seen.numel()].view(seen.shape).copy_(seen)
+    return copied.flatten(4).flatten(1, 3)
+
+
+def _windows(layer: nn.Conv2d, padded: Tensor) -> Tensor:
+    """Overlapping views of a padded input, [b, channels, high, wide, kernel, kernel]; nothing is copied."""
+    for side in (0, 1):
+        gap, kernel = layer.dilation[side], layer.kernel_size[side]
+        padded = padded.unfold(2 + side, gap * (kernel - 1) + 1, layer.stride[side])[..., ::gap]
+    return padded
 
 
 def _group_norm(layer: nn.GroupNorm, a: Tensor, g: Tensor) -> Iterator[Piece]:

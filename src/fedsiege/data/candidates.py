@@ -91,9 +91,10 @@ def draw(data: Dataset, shards: list[Rows], targets: list[int], spec: CandidateS
     outside = stream(seed, "candidates", "heldout").permutation(len(data.heldout))
     if spec.ifl // 2 + spec.ofl // 2 < SIDE if spec.null else spec.ifl + spec.ofl < 1:
         raise InputError(_too_few(data, shards, targets, spec))
+    turns = _in_turn(orders)
     audits = []
     for target in targets:
-        pools = _ifl_pool(orders, target, spec), _ofl_pool(outside, spec)
+        pools = _ifl_pool(*turns, target, len(orders[target]), spec), _ofl_pool(outside, spec)
         if spec.null:
             draws = range(ceil(NULLS / len(targets)))
             audits += [_null_audit(data, target, number, pools, seed) for number in draws]
@@ -111,16 +112,23 @@ def _members(orders: list[Rows], target: int, spec: CandidateSpec) -> Rows:
     return orders[target][: spec.members]
 
 
-def _ifl_pool(orders: list[Rows], target: int, spec: CandidateSpec) -> Rows:
-    """Rows of the other clients, one of each in turn (a client that runs out is passed over)."""
-    others = [rows for client, rows in enumerate(orders) if client != target]
-    turns = np.concatenate([np.arange(len(rows)) for rows in (*others, np.empty(0))])
-    if spec.ifl > len(turns):
+def _in_turn(orders: list[Rows]) -> tuple[Rows, Rows]:
+    """All clients' rows, one of each in turn (a client that runs out is passed over), and whose they are."""
+    sizes = [len(rows) for rows in orders]
+    order = np.argsort(np.concatenate([np.arange(size) for size in sizes]), kind="stable")
+    return np.concatenate(orders)[order], np.repeat(np.arange(len(orders)), sizes)[order]
+
+
+def _ifl_pool(rows: Rows, owners: Rows, target: int, own: int, spec: CandidateSpec) -> Rows:
+    """The first rows of the other clients, in turn; the target has `own` of them all."""
+    if spec.ifl > len(rows) - own:
         raise InputError(
-            f"candidates.ifl: got {spec.ifl}; clients other than {target} have {len(turns)} examples together"
+            f"candidates.ifl: got {spec.ifl}; clients other than {target} have {len(rows) - own} examples together"
         )
-    rows = np.concatenate([*others, np.empty(0, dtype=np.int64)])
-    return rows[np.argsort(turns, kind="stable")[: spec.ifl]]
+    # Even where all of the target's own come first, these are enough: no look at all rows for each target.
+    near = slice(spec.ifl + own)
+    first: Rows = rows[near][owners[near] != target]
+    return first[: spec.ifl]
 
 
 def _ofl_pool(outside: Rows, spec: CandidateSpec) -> Rows:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import torch
-
+from fedsiege.aggregation import acceptable
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.federation.rounds import Answer, Federation, Models
 from fedsiege.streams import stream
@@ -26,7 +25,7 @@ class LocalEngine:
                 federation.training.rate(number - age, federation.rounds),
                 stream(federation.seed, "client", number, client),
             )
-            if not bool(torch.isfinite(update).all()):
+            if acceptable(update, len(update)) == "nonfinite":
                 raise TrainingDivergedError(
                     f"round {number}, client {client}: training gave non-finite weights; "
                     f"lower training.lr ({federation.training.lr:g}) or look at the client's data"
