@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedsiege.errors import InputError
+from fedsiege.models.base import build_model
 from fedsiege.records import Examples
-from fedsiege.task import Task, layout_of, seeded
+from fedsiege.task import Task, layout_of, seeded, trains_channels_last
 
 
 def batch_norm_model() -> nn.Module:
@@ -194,3 +195,19 @@ def test_the_head_must_make_the_logits(bias: bool) -> None:
     data = examples(4, 3)
     assert Task(Branches(("hidden", "last"), bias, "last")).ends_in_its_head(data)
     assert not Task(Branches(("last", "hidden"), bias, "last")).ends_in_its_head(data)
+
+
+def test_images_lie_channels_last_where_that_is_faster() -> None:
+    def laid_out(name: str | dict[str, str], device: str = "cpu") -> bool:
+        return trains_channels_last(build_model(name, (3, 32, 32), 10), torch.device(device))
+
+    assert laid_out("cnn")
+    assert laid_out({"name": "resnet18_light", "norm": "batch"})
+    assert not laid_out("resnet18_light")
+    assert not laid_out("alexnet")
+    assert laid_out("alexnet", "cuda")
+    assert not trains_channels_last(build_model("mlp", (6,), 10), torch.device("cuda"))
+    task = Task(build_model("cnn", (3, 32, 32), 10))
+    x = torch.rand(2, 3, 32, 32)
+    assert task.laid_out(x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(task.laid_out(x), x)

@@ -15,7 +15,7 @@ from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.streams import stream
 from fedsiege.task import Task, seeded
-from fedsiege.training import Training, train
+from fedsiege.training import Training, tf32, train
 
 M, CLASSES = 23, 4
 
@@ -171,3 +171,89 @@ def test_dropout_draws_from_the_clients_own_stream_and_leaves_torchs_alone() -> 
     torch.manual_seed(2)
     torch.testing.assert_close(update("client", 1, 4), first, rtol=0, atol=0)
     assert not torch.equal(update("client", 1, 5), first)
+
+
+class Picture(nn.Module):
+    """A small network with BatchNorm, whose images lie channels last while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8 * 6 * 6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).flatten(1))
+        return logits
+
+
+def pictures() -> Examples:
+    rng = torch.Generator().manual_seed(3)
+    x = torch.randint(0, 256, (M, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    return Examples(np.array([f"{i}" for i in range(M)]), x, torch.randint(0, CLASSES, (M,), generator=rng))
+
+
+def test_crops_and_flips_are_those_of_a_plain_loop() -> None:
+    task, data = Task(seeded(Picture, 0), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)), pictures()
+    start = task.state.clone()
+    training = Training(epochs=2, batch=10, lr=0.05, augment="crop_flip")
+    update = train(task, start, data, training, 0.05, stream(0, "client", 1, 0))
+
+    rng = stream(0, "client", 1, 0)
+    rng.spawn(1)
+    module = seeded(Picture, 0).train()
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    for _ in range(2):
+        order = rng.permutation(M)
+        offsets = rng.integers(0, 8, size=(2, M), endpoint=True)
+        coins = rng.integers(0, 2, size=M)
+        for first in range(0, M, 10):
+            batch = []
+            for place in range(first, min(first + 10, M)):
+                image = np.pad(data.x[order[place]].numpy(), ((0, 0), (4, 4), (4, 4)))
+                down, right = offsets[0, place], offsets[1, place]
+                image = image[:, down : down + 8, right : right + 8]
+                image = image[:, :, ::-1].copy() if coins[place] else image
+                batch.append((torch.from_numpy(image) / 255 - mean) / std)
+            optimiser.zero_grad()
+            F.cross_entropy(module(torch.stack(batch)), data.y[order[first : first + 10]]).backward()
+            optimiser.step()
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    expected = torch.cat([tensors[name].detach().reshape(-1) for name in task.layout.names]) - start
+    torch.testing.assert_close(update, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_follows_float32_through_many_steps() -> None:
+    data, updates = pictures(), {}
+    for precision in ("fp32", "bf16"):
+        task = Task(seeded(Picture, 0), mean=(0.5,) * 3, std=(0.25,) * 3)
+        training = Training.model_validate({"epochs": 8, "batch": 10, "lr": 0.02, "precision": precision})
+        updates[precision] = train(task, task.state.clone(), data, training, 0.02, stream(0, "client", 1, 0))
+        assert updates[precision].dtype == torch.float32
+    exact, coarse = updates["fp32"], updates["bf16"]
+    assert not torch.equal(exact, coarse)
+    # With the weights of the first step in every later one, the cosine would fall far below this.
+    assert float(F.cosine_similarity(exact, coarse, dim=0)) > 0.98
+    assert 0.9 < float(coarse.norm() / exact.norm()) < 1.1
+
+
+def test_tf32_is_switched_on_for_training_alone() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with tf32(True):
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+    with tf32(False):
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"augment": "crop_flip"}, r"training.augment: got crop_flip.* shape \[6\]; expected none"),
+        ({"precision": "tf32"}, r"training.precision: got tf32.* on cpu; expected fp32 or bf16"),
+    ],
+)
+def test_what_data_or_device_cannot_do_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Training.model_validate(fields).check(client().x, torch.device("cpu"))

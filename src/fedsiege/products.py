@@ -30,7 +30,7 @@ multiplication inside a large matrix product is 1. Measured on one AVX-512 core;
 
 
 Way = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
-"""Output gradients [b, out, positions], inputs [b, in, positions], updates -> products [n, b], squared norms [b]."""
+"""Output gradients [b, out, positions], inputs [b, in, positions] and updates -> products [n, b], norms² [b]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """THE local training loop: clients, shadow models and attackers all train here."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from fedsiege.augmentation import Jitter
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.task import Task
@@ -40,6 +43,25 @@ class Training(BaseModel):
     """How the learning rate falls from round to round."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.99
     """With schedule `factor`, what the learning rate is multiplied with after each round."""
+    augment: Literal["none", "crop_flip"] = "none"
+    """`crop_flip` pads images by 4 pixels, crops them back at random and mirrors half of them, anew every epoch."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of local training: `bf16` computes layers in bfloat16 (autocast), `tf32` needs a CUDA device.
+
+    Weights, updates, aggregation and evidence are always float32.
+    """
+
+    def check(self, inputs: Tensor, device: torch.device) -> None:
+        """Refuse, before the first round, what these inputs [m, ...] or this device cannot do."""
+        if self.augment == "crop_flip" and inputs.dim() != 4:
+            raise InputError(
+                "training.augment: got crop_flip, which moves images [channels, high, wide]; "
+                f"the data's inputs have shape {list(inputs.shape[1:])}; expected none"
+            )
+        if self.precision == "tf32" and device.type != "cuda":
+            raise InputError(
+                f"training.precision: got tf32, which only CUDA devices have, on {device}; expected fp32 or bf16"
+            )
 
     def rate(self, number: int, rounds: int) -> float:
         """The learning rate of round `number`, counted from 1."""
@@ -76,21 +98,27 @@ def train(
     task.module.train()
     optimiser = training.optimiser_of(task, lr)
     whole = training.algorithm == "fedsgd"
-    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-        # Dropout and its like draw from torch's own generator: give them numbers of this client and round too.
-        torch.manual_seed(int(rng.spawn(1)[0].integers(2**63)))
+    size = len(examples) if whole else training.batch
+    # Dropout and its like draw from torch's own generators: give them numbers of this client and round too.
+    with own_numbers(task.device, int(rng.spawn(1)[0].integers(2**63))), tf32(training.precision == "tf32"):
         for _ in range(1 if whole else training.epochs):
             order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
-            for rows in order.split(len(examples) if whole else training.batch):
-                step(task, optimiser, examples.x[rows], examples.y[rows])
+            jitter = Jitter.drawn(len(examples), rng, task.device) if training.augment == "crop_flip" else None
+            for first in range(0, len(order), size):
+                some = slice(first, first + size)
+                x = examples.x[order[some]]
+                x = jitter.of(x, some) if jitter else x
+                step(task, optimiser, x, examples.y[order[some]], training.precision == "bf16")
     return task.state - start
 
 
-def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """One optimiser step on the mean loss of a batch of raw inputs."""
+def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, bf16: bool = False) -> None:
+    """One optimiser step on the mean loss of a batch of raw inputs; nothing in it waits for a device."""
     task.gradient.zero_()
     try:
-        logits = task.logits(task.inputs(x))
+        # Autocast keeps its copies of the weights until it ends: it must not outlive a step.
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=bf16):
+            logits = task.logits(task.laid_out(task.inputs(x)))
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -100,3 +128,29 @@ def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> 
         ) from None
     task.losses(logits, y).mean().backward()
     optimiser.step()
+
+
+@contextmanager
+def own_numbers(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's generators seeded for a while, and as they were afterwards."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        # Not torch.manual_seed: it looks for devices of every kind, which takes longer than a tiny client's step.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Products and convolutions on a CUDA device with inputs rounded to TensorFloat-32, for a while."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before: tuple[bool, bool] = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        if wanted:
+            matmul.allow_tf32 = cudnn.allow_tf32 = True
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

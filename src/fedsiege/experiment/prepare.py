@@ -96,6 +96,7 @@ def prepare(experiment: Experiment) -> Prepared:
         raise InputError(
             "data: every held-out example is also in the training data; expected data that nobody owns"
         )
+    e.training.check(data.train.x, device)
     shards = partition(data, divide, e.clients, e.seed, e.examples_per_client)
     candidates = draw(data, shards, targets, e.candidates, e.seed)
     task = task_of(e, data, device)

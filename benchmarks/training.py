@@ -1,0 +1,203 @@
+"""Local training: ours against the plain loop of public code, and a federation against a bare loop.
+
+The workload is that of the model replacement attack's published code: clients of 500 images, two epochs, batches of
+64, crops and flips, SGD with momentum. The reference copies the model for every client, draws every image through a
+`DataLoader` that crops, flips and normalises it by itself, and reads the loss after every step. Both sides draw the
+same crops, flips and orders, so the global model after the round must be the same.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.hardware import cpu_name, has_bf16, one_thread
+from benchmarks.measure import Figure, Unmeasurable, bench, cpu_seconds, spread
+from fedsiege.aggregators.fedavg import FedAvg
+from fedsiege.augmentation import Jitter
+from fedsiege.federation.local import LocalEngine
+from fedsiege.federation.rounds import Federation, Models, State
+from fedsiege.models.base import build_model
+from fedsiege.records import Examples
+from fedsiege.streams import stream
+from fedsiege.task import Task, seeded
+from fedsiege.training import Training
+
+IMAGES, EPOCHS, BATCH = 500, 2, 64
+LR = 0.002
+"""Not the workload's 0.1, at which a fresh ResNet amplifies rounding until two runs have nothing in common."""
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+RESNET: dict[str, str] = {"name": "resnet18_light", "norm": "batch"}
+TURNS = {"resnet18_light": 5, "cnn": 10}
+"""Clients that are timed, each on both sides, after one that is not."""
+
+
+@bench("train_fp32", "x", "higher", "CPU time of a plain loop to ours, ResNet18 of 2.8 million parameters, float32")
+def train_fp32() -> list[Figure]:
+    return compared("train_fp32", RESNET, "fp32")
+
+
+@bench("train_bf16", "x", "higher", "the same, ours with precision: bf16")
+def train_bf16() -> list[Figure]:
+    if not has_bf16():
+        raise Unmeasurable(f"{cpu_name()} has no bfloat16 arithmetic of its own")
+    return compared("train_bf16", RESNET, "bf16")
+
+
+@bench("train_cnn", "x", "higher", "the same for the small CNN of 62,006 parameters, float32")
+def train_cnn() -> list[Figure]:
+    return compared("train_cnn", {"name": "cnn"}, "fp32")
+
+
+@bench(
+    "overhead", "%", "lower", "CPU time of a federation over that of a bare loop on tensors in memory, small CNN"
+)
+def overhead() -> list[Figure]:
+    setting = Setting({"name": "cnn"}, "fp32", augment="none")
+    found = []
+    with one_thread():
+        for turn in range(TURNS["cnn"] + 1):
+            clients = range(10 * turn, 10 * turn + 10)
+            ours, bare = setting.federation(clients), [setting.client(client) for client in clients]
+            times = {"bare": cpu_seconds(lambda: setting.bare(bare)), "ours": cpu_seconds(ours)}  # noqa: B023
+            found.append(100 * (times["ours"] / times["bare"] - 1))
+    return [spread("overhead", found[1:], "%", "lower")]
+
+
+def compared(name: str, model: dict[str, str], precision: Literal["fp32", "bf16"]) -> list[Figure]:
+    """Ratios client by client, both sides in turns, and how fast ours is."""
+    setting = Setting(model, precision)
+    found, rates = [], []
+    with one_thread():
+        for turn in range(TURNS[model["name"]] + 1):
+            theirs, ours = setting.plain(turn), setting.federation(range(turn, turn + 1))
+            times = cpu_seconds(theirs), cpu_seconds(ours)
+            check(theirs.end - setting.start, ours.end - setting.start, precision)
+            found.append(times[0] / times[1])
+            rates.append(IMAGES * EPOCHS / times[1])
+    return [
+        spread(name, found[1:], "x", "higher"),
+        spread(f"{name}_images", rates[1:], "images/s", "higher"),
+    ]
+
+
+def check(theirs: Tensor, ours: Tensor, precision: str) -> None:
+    """The same change of the global model, up to rounding that training has amplified; else AssertionError."""
+    error = float((theirs - ours).norm() / theirs.norm())
+    assert error < (0.02 if precision == "fp32" else 0.7), f"the global model moved elsewhere: off by {error:.1%}"
+
+
+class Side:
+    """A round as a call; `end` is the global model after it."""
+
+    def __init__(self, call: Callable[[], Tensor]) -> None:
+        self._call = call
+        self.end = torch.empty(0)
+
+    def __call__(self) -> None:
+        self.end = self._call()
+
+
+@dataclass
+class Setting:
+    """A model and how clients train; `client(number)` is that client's data, the same on both sides."""
+
+    model: dict[str, str]
+    precision: Literal["fp32", "bf16"]
+    augment: Literal["none", "crop_flip"] = "crop_flip"
+
+    def __post_init__(self) -> None:
+        self.module = seeded(lambda: build_model(self.model, (3, 32, 32), 10), 0)
+        self.task = Task(copy.deepcopy(self.module), MEAN, STD)
+        self.start = self.task.state.clone()
+        self.training = Training(epochs=EPOCHS, batch=BATCH, lr=LR, augment=self.augment, precision=self.precision)
+
+    def client(self, number: int) -> Examples:
+        """A client's images: noise around a colour for each class, so that there is something to learn."""
+        rng = torch.Generator().manual_seed(number)
+        y = torch.randint(0, 10, (IMAGES,), generator=rng)
+        colours = torch.randint(40, 216, (10, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+        x = (colours[y] + 40 * torch.randn(IMAGES, 3, 32, 32, generator=rng)).clamp(0, 255).to(torch.uint8)
+        return Examples(np.array([f"{number}-{i:03d}" for i in range(IMAGES)]), x, y)
+
+    def federation(self, clients: range) -> Side:
+        """One round of these clients in our federation."""
+        shards = tuple(self.client(client) for client in clients)
+        federation = Federation(
+            self.task, shards, self.training, FedAvg(), LocalEngine(), rounds=1, seed=clients.start
+        )
+        return Side(lambda: next(federation.run(State(0, Models((self.start,))))).end)
+
+    def plain(self, client: int) -> Side:
+        """One round of one client as public code has it."""
+        data = self.client(client)
+        return Side(lambda: self._plain(data, stream(client, "client", 1, 0)))
+
+    def _plain(self, data: Examples, rng: np.random.Generator) -> Tensor:
+        rng.spawn(1)
+        module = copy.deepcopy(self.module).train()
+        optimiser = torch.optim.SGD(module.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
+        total = 0.0
+        for _ in range(EPOCHS):
+            images = Images(data, rng)
+            for x, y in DataLoader(images, batch_size=BATCH):
+                optimiser.zero_grad()
+                loss = F.cross_entropy(module(x), y)
+                loss.backward()
+                optimiser.step()
+                total += loss.item()
+        assert np.isfinite(total)
+        before, after = self.module.state_dict(), module.state_dict()
+        end = {name: before[name] + (after[name] - before[name]) * 1.0 for name in before}
+        return torch.cat([end[name].reshape(-1) for name in self.task.layout.names])
+
+    def bare(self, shards: list[Examples]) -> Tensor:
+        """All clients of a round in the barest loop that gives their mean: prepared tensors, fused optimiser."""
+        total: dict[str, Tensor] = {}
+        module = copy.deepcopy(self.module).train()
+        for data in shards:
+            module.load_state_dict(self.module.state_dict())
+            optimiser = torch.optim.SGD(module.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4, fused=True)
+            for x, y in self._batches(data):
+                optimiser.zero_grad()
+                F.cross_entropy(module(x), y).backward()
+                optimiser.step()
+            for name, tensor in module.state_dict().items():
+                total[name] = total.get(name, 0) + tensor / len(shards)
+        return torch.cat([total[name].reshape(-1) for name in self.task.layout.names])
+
+    def _batches(self, data: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(data)).split(BATCH):
+                x = self.task.inputs(data.x[rows])
+                yield x.contiguous(memory_format=torch.channels_last), data.y[rows]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """A client's images in an epoch's order, each cropped, mirrored and normalised when it is asked for."""
+
+    def __init__(self, data: Examples, rng: np.random.Generator) -> None:
+        order = rng.permutation(len(data))
+        self.jitter = Jitter.drawn(len(data), rng, torch.device("cpu"))
+        self.images = [Image.fromarray(data.x[i].permute(1, 2, 0).numpy()) for i in order]
+        self.labels = data.y[order].tolist()
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        image = self.images[place]
+        left, top = int(self.jitter.right[place]), int(self.jitter.down[place])
+        image = ImageOps.expand(image, border=4).crop((left, top, left + image.width, top + image.height))
+        if self.jitter.mirror[place]:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        return tensor.sub_(self.mean).div_(self.std), self.labels[place]
