@@ -27,10 +27,11 @@ class CNN:
         channels, height, width = image_shape("cnn", input_shape, SMALLEST)
         padding = 2 if min(height, width) < PADDED_BELOW else 0
         features = 16 * _left(height, padding) * _left(width, padding)
+        # Pooled before ReLU: the same values and gradients as after it, from a quarter of the entries.
         return nn.Sequential(
             OrderedDict(
-                conv1=nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
-                conv2=nn.Sequential(nn.Conv2d(6, 16, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
+                conv1=nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.MaxPool2d(2), nn.ReLU()),
+                conv2=nn.Sequential(nn.Conv2d(6, 16, 5, padding=padding), nn.MaxPool2d(2), nn.ReLU()),
                 hidden1=nn.Sequential(nn.Flatten(), nn.Linear(features, 120), nn.ReLU()),
                 hidden2=nn.Sequential(nn.Linear(120, 84), nn.ReLU()),
                 head=nn.Linear(84, classes),
