@@ -67,13 +67,15 @@ class Setting:
     clients: int
     ours: int
     theirs: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self.task = Task(seeded(lambda: build_model(self.model, (3, 32, 32), 100), 0))
+        self.task = Task(seeded(lambda: build_model(self.model, (3, 32, 32), 100), 0), device=self.device)
         rng = torch.Generator().manual_seed(0)
         self.x = torch.randint(0, 256, (self.ours, 3, 32, 32), generator=rng, dtype=torch.uint8)
         self.y = torch.randint(0, 100, (self.ours,), generator=rng)
         self.updates = torch.randn(self.clients, self.task.layout.size, generator=rng) * 0.01
+        self.x, self.y, self.updates = (t.to(self.device) for t in (self.x, self.y, self.updates))
         self.start = self.task.state.clone()
 
     def align(self) -> Alignment:
@@ -164,7 +166,7 @@ def by_opacus(setting: Setting) -> PerExample:
     from opacus.grad_sample import GradSampleModule
 
     # Opacus looks on in training mode only; these models do the same in both.
-    module = seeded(lambda: build_model(setting.model, (3, 32, 32), 100), 0).train()
+    module = seeded(lambda: build_model(setting.model, (3, 32, 32), 100), 0).train().to(setting.device)
     sampled = GradSampleModule(module, loss_reduction="sum")
 
     def per_example(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ from fedsiege.task import Task, seeded
 from fedsiege.training import Training
 
 IMAGES, EPOCHS, BATCH = 500, 2, 64
+Precision = Literal["fp32", "bf16"]
 LR = 0.002
 """Not the workload's 0.1, at which a fresh ResNet amplifies rounding until two runs have nothing in common."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -71,7 +72,7 @@ def overhead() -> list[Figure]:
     return [spread("overhead", found[1:], "%", "lower")]
 
 
-def compared(name: str, model: dict[str, str], precision: Literal["fp32", "bf16"]) -> list[Figure]:
+def compared(name: str, model: dict[str, str], precision: Precision) -> list[Figure]:
     """Ratios client by client, both sides in turns, and how fast ours is."""
     setting = Setting(model, precision)
     found, rates = [], []
@@ -110,26 +111,31 @@ class Setting:
     """A model and how clients train; `client(number)` is that client's data, the same on both sides."""
 
     model: dict[str, str]
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     augment: Literal["none", "crop_flip"] = "crop_flip"
+    device: str = "cpu"
+    images: int = IMAGES
+    batch: int = BATCH
 
     def __post_init__(self) -> None:
         self.module = seeded(lambda: build_model(self.model, (3, 32, 32), 10), 0)
-        self.task = Task(copy.deepcopy(self.module), MEAN, STD)
+        self.task = Task(copy.deepcopy(self.module), MEAN, STD, self.device)
         self.start = self.task.state.clone()
-        self.training = Training(epochs=EPOCHS, batch=BATCH, lr=LR, augment=self.augment, precision=self.precision)
+        self.training = Training(
+            epochs=EPOCHS, batch=self.batch, lr=LR, augment=self.augment, precision=self.precision
+        )
 
     def client(self, number: int) -> Examples:
         """A client's images: noise around a colour for each class, so that there is something to learn."""
         rng = torch.Generator().manual_seed(number)
-        y = torch.randint(0, 10, (IMAGES,), generator=rng)
+        y = torch.randint(0, 10, (self.images,), generator=rng)
         colours = torch.randint(40, 216, (10, 3, 1, 1), generator=torch.Generator().manual_seed(0))
-        x = (colours[y] + 40 * torch.randn(IMAGES, 3, 32, 32, generator=rng)).clamp(0, 255).to(torch.uint8)
-        return Examples(np.array([f"{number}-{i:03d}" for i in range(IMAGES)]), x, y)
+        x = (colours[y] + 40 * torch.randn(self.images, 3, 32, 32, generator=rng)).clamp(0, 255).to(torch.uint8)
+        return Examples(np.array([f"{number}-{i:03d}" for i in range(self.images)]), x, y)
 
     def federation(self, clients: range) -> Side:
         """One round of these clients in our federation."""
-        shards = tuple(self.client(client) for client in clients)
+        shards = tuple(self.client(client).to(self.task.device) for client in clients)
         federation = Federation(
             self.task, shards, self.training, FedAvg(), LocalEngine(), rounds=1, seed=clients.start
         )
@@ -184,8 +190,8 @@ def as_published(module: nn.Module) -> nn.Module:
     """A copy that pools after ReLU, as the published networks do; ours pool before it, which gives the same."""
     module = copy.deepcopy(module)
     for stage in module.children():
-        if isinstance(stage, nn.Sequential) and [type(layer) for layer in stage[1:]] == [nn.MaxPool2d, nn.ReLU]:
-            stage[1], stage[2] = stage[2], stage[1]
+        if isinstance(stage, nn.Sequential) and isinstance(list(stage)[-2], nn.MaxPool2d):
+            stage[-2], stage[-1] = stage[-1], stage[-2]
     return module
 
 

@@ -282,3 +282,45 @@ def test_what_was_promised_is_registered(command: Any) -> None:
         assert benchmark.better in ("higher", "lower")
         assert benchmark.unit
         assert benchmark.about
+
+
+def test_the_gpus_benchmarks_run_on_a_cpu_where_they_are_small(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import gpu
+    from benchmarks.evidence import Setting
+
+    for name, small in (("SIZE", 32), ("PRODUCTS", 1), ("REPEATS", 1)):
+        monkeypatch.setattr(gpu, name, small)
+    trained = gpu.trained("gpu_train_bf16", "bf16", "cpu", clients=1, images=4)
+    assert [one.name for one in trained] == ["gpu_train_bf16", "gpu_train_bf16_limit"]
+    recorded = gpu.recorded("gpu_evidence", Setting("cnn", 2, ours=6, theirs=3))
+    assert [one.name for one in recorded] == ["gpu_evidence", "gpu_evidence_candidates"]
+    assert all(one.value and one.value > 0 for one in (*trained, *recorded))
+
+
+def test_without_a_gpu_its_figures_have_a_reason(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = [name for name in command.registered() if name.startswith("gpu_")]
+    assert len(names) == 4
+    for name in names:
+        (figure,) = command.registered()[name].run()
+        assert not figure.measured
+        assert "no CUDA device" in figure.reason
+
+
+def test_published_networks_pool_after_relu_and_compute_the_same(command: Any) -> None:
+    from benchmarks.training import as_published
+
+    from fedsiege.models.base import build_model
+
+    for name in ("cnn", "alexnet"):
+        ours = build_model(name, (3, 32, 32), 10)
+        theirs = as_published(ours)
+        stage = [type(layer).__name__ for name, layer in theirs.named_modules() if name.startswith("conv1.")]
+        assert stage == ["Conv2d", "ReLU", "MaxPool2d"]
+        x, gradients = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)), []
+        for module in (ours, theirs):
+            module(x).square().sum().backward()
+            gradients.append([p.grad for p in module.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
