@@ -41,13 +41,46 @@ def test_server_sees_the_targets_column_and_the_others_that_were_present(arrays:
     assert view.company(1, 0) == 3
 
 
+def test_several_targets_and_everyone_at_once(arrays: dict[str, Any]) -> None:
+    view = View(ArrayEvidence(arrays), "server")
+    for signal in ("loss", "cosine", "diff", "head"):
+        np.testing.assert_array_equal(view.each(signal, [3, 1], 1), arrays[signal][1, [3, 1]])
+        np.testing.assert_array_equal(view.each(signal, [2], 0, slice(1, 3)), arrays[signal][0, [2], 1:3])
+        np.testing.assert_array_equal(view.everyone(signal, 1), arrays[signal][1, [0, 1, 3]])
+        np.testing.assert_array_equal(view.everyone(signal, 0, slice(1, 2)), arrays[signal][0, :, 1:2])
+    np.testing.assert_array_equal(view.each("norm2", [3, 1], 1), arrays["norm2"][[1, 1]])
+    assert view.present(1).tolist() == [0, 1, 3]
+    assert view.present(0).tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="client 2 did not take part in round 2; there is no loss of it"):
+        view.each("loss", [0, 2], 1)
+    with pytest.raises(InputError, match=r"target: got 4; expected a client number, 0\.\.3"):
+        view.each("loss", [0, 4], 1)
+    globally = View(ArrayEvidence(arrays), "client")
+    np.testing.assert_array_equal(globally.each("loss", [0, 2], 1, slice(2)), arrays["global_loss"][[1, 1], :2])
+
+
+def test_a_part_of_the_view_counts_for_its_target_and_for_the_whole(arrays: dict[str, Any]) -> None:
+    view = View(ArrayEvidence(arrays), "server")
+    view.of(1).count("filtered", 2)
+    view.of(3).of(3).count("filtered", 3)
+    view.of(1).count("filtered")
+    view.of(1).own("loss", 1, 2)
+    view.of(3).of(3).own("loss", 3, 0)
+    assert view.of(1).counters == view.of(3).counters == {"filtered": 3}
+    assert view.counters == {"filtered": 6}
+    assert (view.of(1).rounds_read, view.of(3).rounds_read, view.rounds_read) == ({2}, {0}, {0, 2})
+    assert view.of(0).counters == {}
+    assert view.of(1).vantage == "server"
+
+
 def test_what_comes_out_is_float64_and_not_the_evidence_itself(arrays: dict[str, Any]) -> None:
     view = View(ArrayEvidence(arrays), "server")
     before = arrays["loss"].copy()
     own, others = view.own("loss", 0, 0), view.others("loss", 0, 0)
     assert own.dtype == others.dtype == np.float64
-    own += 1
-    others += 1
+    everyone, each = view.everyone("loss", 0), view.each("loss", [0, 1], 0)
+    for values in (own, others, everyone, each):
+        values += 1
     np.testing.assert_array_equal(arrays["loss"], before)
     np.testing.assert_array_equal(view.own("loss", 0, 0), before[0, 0])
 
@@ -82,6 +115,12 @@ def test_other_vantages_are_refused_single_updates(arrays: dict[str, Any], vanta
         view.own("head", 0, 0)
     with pytest.raises(ThreatModelError, match="hidden"):
         view.company(0, 0)
+    with pytest.raises(ThreatModelError, match=r"everyone\('loss'\)"):
+        view.everyone("loss", 0)
+    with pytest.raises(ThreatModelError, match="hidden"):
+        view.present(0)
+    with pytest.raises(ThreatModelError, match=r"own\('head'\)"):
+        view.each("head", [0, 1], 0)
 
 
 def test_every_vantage_is_one_or_the_other(arrays: dict[str, Any]) -> None:
@@ -108,6 +147,10 @@ def test_a_hole_in_the_row_of_a_present_client_is_an_error(arrays: dict[str, Any
         view.own("cosine", 1, 2)
     with pytest.raises(InputError, match="1 of 15 values of cosine in round 9"):
         view.others("cosine", 0, 2)
+    with pytest.raises(InputError, match="1 of 20 values of cosine in round 9"):
+        view.everyone("cosine", 2)
+    with pytest.raises(InputError, match="1 of 10 values of cosine in round 9"):
+        view.each("cosine", [1, 3], 2)
     arrays["global_loss"][0] = np.nan
     with pytest.raises(InputError, match="5 of 5 values of global_loss in round 1"):
         View(ArrayEvidence(arrays), "client").own("loss", 1, 0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedsiege.errors import InputError
 from fedsiege.files import described, write_json, write_tensors
-from fedsiege.records import Ids, Layout
+from fedsiege.records import Floats, Ids, Layout
 from fedsiege.registry import nearest
 
 Groups = Literal["total", "blocks", "tensors"]
@@ -219,19 +219,27 @@ class Trace:
             values = norm2[0].astype(np.float32)
             return values
         if signal.startswith("aggregate"):
-            dot, update2 = self._read(t, "aggregate_dot"), self._read(t, "aggregate_norm2")
-            own = norm2[0]
-        else:
-            dot, update2 = self._read(t, "dot"), self._read(t, "update_norm2")[..., None]
-            own = norm2[self._read(t, "start_of")]
-        total = dot[chosen].sum(0, dtype=np.float64)
-        if signal.endswith("cosine"):
-            size = np.sqrt(own * update2[chosen].sum(0, dtype=np.float64))
-            total = np.divide(total, size, out=np.zeros_like(total), where=size != 0)
-        else:
-            total = 2 * total - own
-        values = total.astype(np.float32)
+            update2 = self._read(t, "aggregate_norm2")[chosen].sum(0, dtype=np.float64)
+            return _compared(signal, self._read(t, "aggregate_dot")[chosen], update2, norm2[0])
+        dot, start_of = self._read(t, "dot"), self._read(t, "start_of")
+        update2 = self._read(t, "update_norm2")[chosen].sum(0, dtype=np.float64)
+        values = np.empty(dot.shape[1:], dtype=np.float32)
+        # A client at a time: its float64 rows stay in a core's cache.
+        for client, row in enumerate(values):
+            row[:] = _compared(signal, dot[chosen, client], update2[client], norm2[start_of[client]])
         return values
+
+
+def _compared(signal: str, dot: Floats, update2: np.float64, norm2: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A cosine or difference [m] from products by group [g, m] and squared norms of update and gradients [m]."""
+    total = dot.sum(0, dtype=np.float64)
+    if signal.endswith("cosine"):
+        size = np.sqrt(norm2 * update2)
+        total = np.divide(total, size, out=np.zeros_like(total), where=size != 0)
+    else:
+        total = 2 * total - norm2
+    values: NDArray[np.float32] = total.astype(np.float32)
+    return values
 
 
 def absent(values: Tensor, rows: Sequence[int], clients: int, axis: int) -> Tensor:

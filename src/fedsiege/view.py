@@ -3,8 +3,10 @@
 Evidence says nothing about membership: a candidate is a column, and no column knows which group it comes from.
 """
 
+import copy
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,10 @@ AXES: Mapping[str, str] = {
     "aggregate_diff": "Tm",
 }
 """The arrays of evidence and their axes: T recorded rounds, K clients, m candidates, C classes."""
+
+
+EVERY = slice(None)
+"""All columns."""
 
 
 class Evidence(Protocol):
@@ -188,9 +194,9 @@ class ArrayEvidence:
 class View:
     """Evidence as one adversary sees it; everything comes out as finite float64.
 
-    A vantage that sees single updates gets the target's column from `own` and the other clients' from `others`.
-    Every other vantage sees global models only: `own` is then the global model's, the same for every target, in
-    every recorded round, and `others` raises ThreatModelError.
+    A vantage that sees single updates gets the target's column from `own`, the other clients' from `others`, and
+    all from `everyone`. Every other vantage sees global models only: `own` is then the global model's, the same for
+    every target, in every recorded round, and `others` and `everyone` raise ThreatModelError.
     """
 
     def __init__(self, evidence: Evidence, vantage: Vantage) -> None:
@@ -200,8 +206,9 @@ class View:
         self.counters: Counters = {}
         self.rounds_read: set[int] = set()
         self._evidence = evidence
-        # Attacks ask for the target's column and then for the others of the same round: read it once.
-        self._held: tuple[tuple[str, int], Values] | None = None
+        self._reader = _Reader(evidence)
+        self._whole: View | None = None
+        self._parts: dict[int, Self] = {}
 
     @property
     def clients(self) -> int:
@@ -223,6 +230,14 @@ class View:
         """The numbers (from 1) of the recorded rounds: `recorded[t]`."""
         return self._evidence.rounds
 
+    def of(self, target: int) -> Self:
+        """This view with counters of its own for one target; what it counts, this view counts as well."""
+        if target not in self._parts:
+            part = copy.copy(self)
+            part.counters, part.rounds_read, part._parts, part._whole = {}, set(), {}, self
+            self._parts[target] = part
+        return self._parts[target]
+
     def rounds(self, target: int) -> list[int]:
         """The recorded rounds t to read for a target: its own ones, or all under a vantage on global models."""
         self._check(target)
@@ -240,20 +255,29 @@ class View:
         self._need_updates("the list of single clients' updates")
         return int(self._others(target, t).sum())
 
+    def present(self, t: int) -> NDArray[np.int64]:
+        """The numbers of the clients that took part in round t [n], increasing."""
+        self._need_updates("the list of single clients' updates")
+        return np.flatnonzero(self._evidence.present(t))
+
     def own(self, signal: Signal, target: int, t: int) -> Values:
         """The signal of the target's update [m] (`head`: [C]), or of the global model under its vantages."""
-        self._check(target)
-        if not self.sees_updates:
-            if signal not in OF_THE_GLOBAL_MODEL:
-                self._need_updates(f"own({signal!r})")
-            name = OF_THE_GLOBAL_MODEL[signal]
-            return self._finite(name, t, self._read(name, t).copy())
-        if not self._evidence.present(t)[target]:
-            raise InputError(
-                f"client {target} did not take part in round {self.recorded[t]}; there is no {signal} of it"
-            )
-        values = self._read(signal, t)
-        return self._finite(signal, t, (values if signal == "norm2" else values[target]).copy())
+        values: Values = self.each(signal, [target], t)[0]
+        return values
+
+    def each(self, signal: Signal, targets: Sequence[int], t: int, columns: slice = EVERY) -> Values:
+        """`own` of several targets [targets, m] (`head`: [targets, C]), or some columns of it."""
+        for target in targets:
+            self._check(target)
+        if not self.sees_updates and signal not in OF_THE_GLOBAL_MODEL:
+            self._need_updates(f"own({signal!r})")
+        name = signal if self.sees_updates else OF_THE_GLOBAL_MODEL[signal]
+        if self.sees_updates:
+            self._check_present(signal, targets, t)
+        values = self._read(name, t)
+        if values.ndim == 1:
+            return np.tile(self._finite(name, t, values[columns]), (len(targets), 1))
+        return self._finite(name, t, values[list(targets), columns])
 
     def others(self, signal: Signal, target: int, t: int) -> Values:
         """The signal of the other clients that took part [<= K-1, m] (`head`: [<= K-1, C])."""
@@ -261,24 +285,33 @@ class View:
         self._need_updates(f"others({signal!r})")
         return self._finite(signal, t, self._read(signal, t)[self._others(target, t)])
 
+    def everyone(self, signal: Signal, t: int, columns: slice = EVERY) -> Values:
+        """The signal of every client of `present(t)` [n, m] (`head`: [n, C]), or some columns of it."""
+        self._need_updates(f"everyone({signal!r})")
+        return self._finite(signal, t, self._read(signal, t)[self.present(t), columns])
+
     def count(self, name: str, n: float = 1) -> None:
         """Add n to a counter of what the attack did (n = 0 shows the counter at zero)."""
         self.counters[name] = self.counters.get(name, 0) + n
+        if self._whole is not None:
+            self._whole.count(name, n)
 
     def _others(self, target: int, t: int) -> Flags:
         present = np.array(self._evidence.present(t), dtype=np.bool_)
         present[target] = False
         return present
 
-    def _read(self, name: str, t: int) -> Values:
-        self.rounds_read.add(t)
-        if self._held is None or self._held[0] != (name, t):
-            values = np.array(getattr(self._evidence, name)(t), dtype=np.float64)
-            values.setflags(write=False)
-            self._held = ((name, t), values)
-        return self._held[1]
+    def _read(self, name: str, t: int) -> Floats:
+        self._note(t)
+        return self._reader.read(name, t)
 
-    def _finite(self, name: str, t: int, values: Values) -> Values:
+    def _note(self, t: int) -> None:
+        self.rounds_read.add(t)
+        if self._whole is not None:
+            self._whole._note(t)
+
+    def _finite(self, name: str, t: int, found: Floats) -> Values:
+        values: Values = found.astype(np.float64)
         bad = values.size - np.count_nonzero(np.isfinite(values))
         if bad:
             raise InputError(
@@ -291,12 +324,36 @@ class View:
         if not 0 <= target < self.clients:
             raise InputError(f"target: got {target}; expected a client number, 0..{self.clients - 1}")
 
+    def _check_present(self, signal: Signal, targets: Sequence[int], t: int) -> None:
+        present = self._evidence.present(t)
+        for target in targets:
+            if not present[target]:
+                raise InputError(
+                    f"client {target} did not take part in round {self.recorded[t]}; there is no {signal} of it"
+                )
+
     def _need_updates(self, asked: str) -> None:
         if not self.sees_updates:
             raise ThreatModelError(
                 f"vantage {self.vantage} sees global models only; {asked} asks for the updates of single clients, "
                 f"which are hidden from it (seen by: {', '.join(SINGLE_UPDATES)})"
             )
+
+
+class _Reader:
+    """Holds the round read last: attacks ask for the target's row, then for the others of the same round."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._held: tuple[tuple[str, int], Floats] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, name: str, t: int) -> Floats:
+        """The evidence itself: whoever hands it out hands out a copy. Threads may share it."""
+        with self._lock:
+            if self._held is None or self._held[0] != (name, t):
+                self._held = (name, t), np.asarray(getattr(self._evidence, name)(t))
+            return self._held[1]
 
 
 def _array(name: str, given: Any) -> NDArray[Any]:

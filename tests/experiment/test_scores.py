@@ -1,20 +1,25 @@
 """From evidence to scores: who is compared with whom, and the published way of drawing non-members."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny import TINY
 
+from fedsiege.attacks.membership.base import MembershipAttack
 from fedsiege.data.candidates import Audit
-from fedsiege.experiment import run
+from fedsiege.errors import InputError
+from fedsiege.experiment import run, scores
 from fedsiege.experiment.config import load
 from fedsiege.experiment.prepare import Planned, plan_attacks, prepare
 from fedsiege.experiment.scores import Redrawn, Scored, score_all, write_scores
+from fedsiege.registry import register
 from fedsiege.trace import Trace
-from fedsiege.view import ArrayEvidence
+from fedsiege.view import ArrayEvidence, Values, View
 
 GROUPS = np.array(["member", "ifl", "ofl", "member", "ofl"])
 
@@ -141,6 +146,62 @@ def test_every_audit_gets_its_own_candidates_scores(tmp_path: Path) -> None:
         np.testing.assert_allclose(one.values, expected, rtol=1e-6)
         own = set(prepared.data.train.ids[prepared.shards[one.audit.target]].tolist())
         assert {str(i) for i in one.audit.ids[one.audit.groups == "member"]} == own
+
+
+SAMPLED = {**TINY, "participation": 0.7, "record_every": 1, "attacks": ["fedmia_ii", "loss_series", "label_only"]}
+
+
+def test_targets_in_chunks_or_together_score_the_same_and_read_a_round_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(SAMPLED, tmp_path / "out", progress=False).folder
+    prepared = prepare(load(SAMPLED))
+    reads: list[tuple[int, str]] = []
+    compute = Trace._compute
+
+    def counted(self: Trace, t: int, signal: str, groups: Any = None) -> Any:
+        reads.append((t, signal))
+        return compute(self, t, signal, groups)
+
+    monkeypatch.setattr(Trace, "_compute", counted)
+    scored, counters = score_all(prepared, Trace(folder / "trace"), lambda: None)
+    assert len(reads) == len(set(reads))
+    assert len({one.audit.target for one in scored}) > 1
+    for one in scored:
+        assert one.rounds == sum(Trace(folder / "trace").present(t)[one.audit.target] for t in range(6))
+    monkeypatch.setattr(scores, "CHUNK", 1)
+    again, again_counters = score_all(prepared, Trace(folder / "trace"), lambda: None)
+    assert again_counters == counters
+    for one, other in zip(scored, again, strict=True):
+        assert (one.label, one.audit, one.rounds) == (other.label, other.audit, other.rounds)
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+@register("batched")
+class Batched(MembershipAttack):
+    """Scores several targets in its own way, reads what it likes and counts nothing."""
+
+    title = "Batched"
+    needs = frozenset({"norm2"})
+    vantage: Literal["server"] = "server"
+    rows: int | None = None
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        found = [view.of(target).own("norm2", target, 0) for target in targets]
+        view.of(targets[0]).own("norm2", targets[0], 1)
+        return np.array(found[: self.rows])
+
+
+def test_an_attack_that_scores_several_targets_need_not_count(tmp_path: Path) -> None:
+    folder = run({**TINY, "attacks": ["grad_norm"]}, tmp_path / "out", progress=False).folder
+    prepared = replace(prepare(load(TINY)), attacks=[Planned(Batched(), "batched", "server")])
+    trace = Trace(folder / "trace")
+    scored, counters = score_all(prepared, trace, lambda: None)
+    assert [one.rounds for one in scored] == [2, 1, 1, 1, 1]
+    assert counters == {"batched": {"rounds_used": 6}}
+    short = replace(prepared, attacks=[Planned(Batched(rows=2), "batched", "server")])
+    with pytest.raises(InputError, match=r"batched: made scores of shape \(2, \d+\) for 5 targets; expected \(5, "):
+        score_all(short, trace, lambda: None)
 
 
 def test_planned_is_a_plain_value() -> None:

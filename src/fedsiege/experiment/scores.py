@@ -1,7 +1,7 @@
 """From a recorded trace to scores: every attack, every target, every candidate."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from fedsiege.view import SINGLE_UPDATES, Evidence, View
 
 MEMBERS = ("member", "pseudo_ifl", "pseudo_ofl")
 """Groups that an attack should rank high: the target's members, and a null run's pseudo-members."""
+
+CHUNK = 2**29
+"""Bytes of scores that an attack makes in one go; it reads the evidence once for all their targets."""
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -96,46 +99,80 @@ class Redrawn:
 def score_all(
     prepared: Prepared, trace: Trace, step: Callable[[], None]
 ) -> tuple[list[Scored], dict[str, Counters]]:
-    """Every attack on every audit, and what each attack counted; `step` is called after each.
+    """Every attack on every audit, and what each attack counted; `step` is called for each.
 
     Targets that took part in too few recorded rounds for an attack are left out; InputError if that is all of them.
     """
-    candidates = prepared.candidates
+    audits = prepared.candidates.audits
     place = {identity: row for row, identity in enumerate(trace.ids.tolist())}
-    rows = [np.array([place[i] for i in audit.ids.tolist()]) for audit in candidates.audits]
+    rows = [np.array([place[i] for i in audit.ids.tolist()]) for audit in audits]
     scored: list[Scored] = []
     counters: dict[str, Counters] = {}
     for planned in prepared.attacks:
         total = counters.setdefault(planned.label, {})
-        known: dict[int, tuple[NDArray[np.float64], int]] = {}
-        for audit, wanted in zip(candidates.audits, rows, strict=True):
-            step()
-            if not served(planned, audit.target, trace):
-                continue
-            if audit.target not in known or prepared.experiment.candidates.compat != "none":
-                view = View(_evidence(prepared, trace, audit, wanted), planned.vantage)
-                values = _checked(planned, planned.attack.score(view, audit.target), len(trace.ids))
-                # An attack need not count; what it read is known anyway.
-                view.counters.setdefault("rounds_used", len(view.rounds_read))
-                known[audit.target] = values, int(view.counters["rounds_used"])
-                for name, n in view.counters.items():
-                    total[name] = total.get(name, 0) + n
-            values, rounds = known[audit.target]
-            scored.append(Scored(planned.label, audit, values[wanted], rounds))
-        if not known:
+        found: dict[int, Scored] = {}
+        for evidence, asked in _together(prepared, planned, trace, rows):
+            view = View(evidence, planned.vantage)
+            scores = _scores(planned, view, [audits[i].target for i in asked], len(trace.ids))
+            for i in asked:
+                values, rounds = scores[audits[i].target]
+                found[i] = Scored(planned.label, audits[i], values[rows[i]], rounds)
+                step()
+            for name, n in view.counters.items():
+                total[name] = total.get(name, 0) + n
+        if not found:
             raise InputError(f"attack {planned.label}: no target took part in enough recorded rounds")
+        for _ in range(len(audits) - len(found)):
+            step()
+        scored += [found[i] for i in sorted(found)]
     return scored, counters
+
+
+def _together(
+    prepared: Prepared, planned: Planned, trace: Trace, rows: list[NDArray[np.int64]]
+) -> Iterator[tuple[Evidence, list[int]]]:
+    """Evidence, and the audits, by their places, that are scored on it in one go."""
+    audits = prepared.candidates.audits
+    targets = [target for target in dict.fromkeys(one.target for one in audits) if served(planned, target, trace)]
+    if prepared.experiment.candidates.compat != "none":
+        for i, audit in enumerate(audits):
+            if audit.target in targets:
+                yield _redrawn(prepared, trace, audit, rows[i]), [i]
+        return
+    size = max(1, CHUNK // (8 * len(trace.ids)))
+    for start in range(0, len(targets), size):
+        some = targets[start : start + size]
+        yield trace, [i for i, audit in enumerate(audits) if audit.target in some]
+
+
+def _scores(planned: Planned, view: View, asked: list[int], m: int) -> dict[int, tuple[NDArray[np.float64], int]]:
+    """The scores [m] of every target that is asked about, and from how many rounds they are."""
+    targets = list(dict.fromkeys(asked))
+    values = np.asarray(planned.attack.score_targets(view, targets), dtype=np.float64)
+    if values.shape[:1] != (len(targets),):
+        raise InputError(
+            f"attack {planned.label}: made scores of shape {values.shape} for {len(targets)} targets; expected "
+            f"({len(targets)}, {m}), a row for each target"
+        )
+    return {t: (_checked(planned, row, m), _rounds_used(view, t)) for t, row in zip(targets, values, strict=True)}
 
 
 def _checked(planned: Planned, values: NDArray[np.float64], m: int) -> NDArray[np.float64]:
     """The scores, if they are what an attack of a user's own must make too."""
-    values = np.asarray(values, dtype=np.float64)
     if values.shape != (m,) or not np.isfinite(values).all():
         raise InputError(
             f"attack {planned.label}: made scores of shape {values.shape}, {int((~np.isfinite(values)).sum())} of "
             f"them not finite; expected {m} finite numbers, one for each candidate"
         )
     return values
+
+
+def _rounds_used(view: View, target: int) -> int:
+    """How many rounds a target's scores are from: an attack need not count, and what it read is known anyway."""
+    part = view.of(target)
+    if "rounds_used" not in part.counters:
+        part.count("rounds_used", len(part.rounds_read or view.rounds_read))
+    return int(part.counters["rounds_used"])
 
 
 def served(planned: Planned, target: int, trace: Trace) -> bool:
@@ -145,9 +182,7 @@ def served(planned: Planned, target: int, trace: Trace) -> bool:
     return planned.serves(target, {number: trace.present(t) for t, number in enumerate(trace.rounds)})
 
 
-def _evidence(prepared: Prepared, trace: Trace, audit: Audit, rows: NDArray[Any]) -> Evidence:
-    if prepared.experiment.candidates.compat == "none":
-        return trace
+def _redrawn(prepared: Prepared, trace: Trace, audit: Audit, rows: NDArray[np.int64]) -> Evidence:
     pools = [rows[audit.groups == group] for group in ("ifl", "ofl")]
     redrawn: Any = Redrawn(trace, audit.target, pools, prepared.experiment.seed)
     evidence: Evidence = redrawn

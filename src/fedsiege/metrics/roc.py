@@ -55,10 +55,10 @@ class Roc:
 
         It drops a point whose steps before and after are equal; the origin does not count as a neighbour.
         """
-        points = len(self.thresholds)
         rises, runs = self.true_positives[1:], self.false_positives[1:]
-        bends = (np.diff(rises, 2) != 0) | (np.diff(runs, 2) != 0)
-        return np.unique(np.concatenate(([0, 1, points - 1], 2 + np.flatnonzero(bends))))
+        kept = np.ones(len(self.thresholds), dtype=np.bool_)
+        kept[2:-1] = (np.diff(rises, 2) != 0) | (np.diff(runs, 2) != 0)
+        return np.flatnonzero(kept)
 
     def thin(self, points: int = 400) -> tuple[Row, Row]:
         """At most `points` of the curve's own points as (fpr, tpr), dense at the low end of both axes.

@@ -147,6 +147,21 @@ def test_needs_are_the_signals_that_are_read(name: str, vantage: Vantage) -> Non
     assert recorder.asked - {"rounds", "clients", "present"} == expected
 
 
+@pytest.mark.parametrize(("name", "vantage"), CASES)
+def test_several_targets_get_what_each_gets_alone(name: str, vantage: Vantage) -> None:
+    arrays, targets = exchangeable(9, 40), [TARGET, 0, 1]
+    view = View(ArrayEvidence(arrays), vantage)
+    scores = attack_of(name, vantage).score_targets(view, targets)
+    assert scores.dtype == np.float64
+    total: dict[str, float] = {}
+    for row, target in zip(scores, targets, strict=True):
+        alone = View(ArrayEvidence(arrays), vantage)
+        np.testing.assert_array_equal(row, attack_of(name, vantage).score(alone, target))
+        assert view.of(target).counters == alone.counters
+        total = {key: total.get(key, 0) + n for key, n in alone.counters.items()}
+    assert view.counters == total
+
+
 @pytest.mark.parametrize("name", names("membership"))
 def test_only_those_that_say_so_read_the_other_clients(name: str) -> None:
     attack = build("membership", name, "test")

@@ -1,8 +1,9 @@
 """Avg-Cosine: Grad-Cosine over all rounds."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds
+from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds, means_over_rounds
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -26,3 +27,7 @@ class AvgCosine(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """The mean cosine [m]."""
         return mean_over_rounds(self, view, target, "cosine")
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """The mean cosine of several targets [targets, m]."""
+        return means_over_rounds(self, view, targets, "cosine")

@@ -1,13 +1,16 @@
 """What a membership attack is, which rounds it may use, and what secure aggregation leaves of it."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args, get_type_hints
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import numpy as np
 
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.registry import load, name_of, names, nearest
 from fedsiege.view import SINGLE_UPDATES, Signal, Values, Vantage, View
+
+BLOCK = 2**17
+"""Values that are worked on together: few enough for a cache, so many that threads seldom wait for each other."""
 
 
 class MembershipAttack:
@@ -43,6 +46,32 @@ class MembershipAttack:
 
         """
         raise NotImplementedError
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """The scores of several targets [targets, m]; row i is what `score` gives for `targets[i]`.
+
+        An attack overrides this where reading a round once for all its targets pays. It then counts what concerns
+        one target in `view.of(target)`, as `series` and `one_round` do when they are given that view.
+
+        Raises InputError where `score` makes rows of different lengths.
+        """
+        rows = [np.asarray(self.score(view.of(target), target), dtype=np.float64) for target in targets]
+        if len({row.shape for row in rows}) > 1:
+            raise InputError(
+                f"attack {name_of(self)}: made scores of shapes {', '.join(str(row.shape) for row in rows)}; "
+                "expected one number for each candidate"
+            )
+        return np.stack(rows)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        single, several = (
+            next(depth for depth, owner in enumerate(cls.__mro__) if name in vars(owner))
+            for name in ("score", "score_targets")
+        )
+        # Whoever changes the score of an attack and no more would otherwise get the inherited scores in every run.
+        if single < several:
+            setattr(cls, "score_targets", MembershipAttack.score_targets)  # noqa: B010 - mypy bars the assignment
 
 
 def vantages(attack: MembershipAttack) -> tuple[Vantage, ...]:
@@ -154,13 +183,45 @@ def one_round(attack: MembershipAttack, view: View, target: int, chosen: int | L
     return t
 
 
+def by_round(used: Sequence[Collection[int]]) -> list[tuple[int, list[int]]]:
+    """Each recorded round t that some target reads, increasing, with the places in `used` of those targets."""
+    return [(t, [i for i, rounds in enumerate(used) if t in rounds]) for t in sorted(set().union(*used))]
+
+
+def blocks(m: int, rows: int) -> Iterator[slice]:
+    """The columns of an array [rows, m] in parts of about BLOCK values."""
+    step = max(1, BLOCK // rows)
+    for start in range(0, m, step):
+        yield slice(start, start + step)
+
+
+def in_one_round(
+    attack: MembershipAttack, view: View, targets: Sequence[int], signal: Signal, chosen: int | Literal["last"]
+) -> Values:
+    """Each target's signal [targets, m] in its round of `one_round`; a round is read once for all its targets."""
+    used = [[one_round(attack, view.of(target), target, chosen)] for target in targets]
+    values = np.zeros((len(targets), view.own(signal, targets[0], used[0][0]).size))
+    for t, rows in by_round(used):
+        values[rows] = view.each(signal, [targets[i] for i in rows], t)
+    return values
+
+
+def means_over_rounds(attack: MembershipAttack, view: View, targets: Sequence[int], signal: Signal) -> Values:
+    """The mean of each target's signal [targets, m] over its rounds of `series`; a round is read once for all."""
+    used = [series(attack, view.of(target), target) for target in targets]
+    total: Values = np.zeros((len(targets), view.own(signal, targets[0], used[0][0]).size))
+    for t, rows in by_round(used):
+        there = [targets[i] for i in rows]
+        for columns in blocks(total.shape[1], len(rows)):
+            total[rows, columns] += view.each(signal, there, t, columns)
+    total /= np.array([[len(rounds)] for rounds in used])
+    return total
+
+
 def mean_over_rounds(attack: MembershipAttack, view: View, target: int, signal: Signal) -> Values:
     """The mean of the target's signal [m] over the rounds of `series`."""
-    used = series(attack, view, target)
-    total = np.zeros_like(view.own(signal, target, used[0]))
-    for t in used:
-        total += view.own(signal, target, t)
-    return total / len(used)
+    mean: Values = means_over_rounds(attack, view, [target], signal)[0]
+    return mean
 
 
 def _listed(rounds: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """Blackbox-Loss: the loss of one round's model."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -26,3 +27,7 @@ class BlackboxLoss(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """Minus the loss [m]."""
         return -view.own("loss", target, one_round(self, view, target, self.round))
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """Minus the loss of several targets [targets, m]."""
+        return -in_one_round(self, view, targets, "loss", self.round)

@@ -1,5 +1,6 @@
 """FedMIA-I: does the target's loss stand out from the other clients'?"""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -38,5 +39,13 @@ class FedMIAI(MembershipAttack):
 
     def score(self, view: View, target: int) -> Values:
         """The mean distribution function, or the sum of z-scores, over rounds [m]."""
-        test = OneTailedTest(self.sigma_filter, self.null, self.combine)
-        return test.score(self, view, target, "loss", sign=-1)
+        scores: Values = self._test.score(self, view, [target], "loss", sign=-1)[0]
+        return scores
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """The scores of several targets [targets, m]."""
+        return self._test.score(self, view, targets, "loss", sign=-1)
+
+    @property
+    def _test(self) -> OneTailedTest:
+        return OneTailedTest(self.sigma_filter, self.null, self.combine)

@@ -1,8 +1,9 @@
 """Grad-Cosine: the direction of one round's update."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -25,3 +26,7 @@ class GradCosine(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """The cosine [m]."""
         return view.own("cosine", target, one_round(self, view, target, self.round))
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """The cosine of several targets [targets, m]."""
+        return in_one_round(self, view, targets, "cosine", self.round)

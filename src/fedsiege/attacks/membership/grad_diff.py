@@ -1,8 +1,9 @@
 """Grad-Diff: the length that a gradient takes from one round's update."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -25,3 +26,7 @@ class GradDiff(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """2 <g, u> - |g|^2 [m]."""
         return view.own("diff", target, one_round(self, view, target, self.round))
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """2 <g, u> - |g|^2 of several targets [targets, m]."""
+        return in_one_round(self, view, targets, "diff", self.round)

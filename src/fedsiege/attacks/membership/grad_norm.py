@@ -1,8 +1,9 @@
 """Grad-Norm: the size of the gradient at one round's start."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -26,3 +27,7 @@ class GradNorm(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """Minus the squared norm [m]."""
         return -view.own("norm2", target, one_round(self, view, target, self.round))
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """Minus the squared norm of several targets [targets, m]."""
+        return -in_one_round(self, view, targets, "norm2", self.round)

@@ -1,10 +1,11 @@
 """Label-only: what the label alone says."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from fedsiege.attacks.membership.base import MembershipAttack, series
+from fedsiege.attacks.membership.base import MembershipAttack, by_round, series
 from fedsiege.attacks.membership.likelihood import OneTailedTest
 from fedsiege.errors import InputError
 from fedsiege.registry import register
@@ -33,19 +34,29 @@ class LabelOnly(MembershipAttack):
 
     def score(self, view: View, target: int) -> Values:
         """The mean over rounds of how many standard deviations the target leans towards each one's label [m]."""
-        used = series(self, view, target)
-        test = OneTailedTest(sigma_filter=None, null="moments", combine="sum_z")
-        per_class = np.zeros_like(view.own("head", target, used[0]))
-        for t in used:
-            own = _direction(view.own("head", target, t))
-            per_class += test.standardise(own, _direction(view.others("head", target, t)))[0]
-        labels = view.labels
-        if labels.min() < 0 or labels.max() >= len(per_class):
-            raise InputError(
-                f"attack label_only: labels go from {labels.min()} to {labels.max()}; "
-                f"expected 0..{len(per_class) - 1}, the outputs of the last layer"
-            )
-        return (per_class / len(used))[labels]
+        scores: Values = _leanings(self, view, [target])[0]
+        return scores
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """The scores of several targets [targets, m]."""
+        return _leanings(self, view, targets)
+
+
+def _leanings(attack: LabelOnly, view: View, targets: Sequence[int]) -> Values:
+    used = [series(attack, view.of(target), target) for target in targets]
+    test = OneTailedTest(sigma_filter=None, null="moments", combine="sum_z")
+    per_class = np.zeros((len(targets), view.own("head", targets[0], used[0][0]).size))
+    for t, places in by_round(used):
+        rows = np.searchsorted(view.present(t), [targets[i] for i in places])
+        per_class[places] += test.standardise_each(_direction(view.everyone("head", t)), rows)[0]
+    per_class /= np.array([[len(rounds)] for rounds in used])
+    labels = view.labels
+    if labels.min() < 0 or labels.max() >= per_class.shape[1]:
+        raise InputError(
+            f"attack label_only: labels go from {labels.min()} to {labels.max()}; "
+            f"expected 0..{per_class.shape[1] - 1}, the outputs of the last layer"
+        )
+    return per_class[:, labels]
 
 
 def _direction(head: Values) -> Values:

@@ -1,8 +1,9 @@
 """Loss-Series: Blackbox-Loss over all rounds."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds
+from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds, means_over_rounds
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -26,3 +27,7 @@ class LossSeries(MembershipAttack):
     def score(self, view: View, target: int) -> Values:
         """Minus the mean loss [m]."""
         return -mean_over_rounds(self, view, target, "loss")
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        """Minus the mean loss of several targets [targets, m]."""
+        return -means_over_rounds(self, view, targets, "loss")
