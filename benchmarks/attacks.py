@@ -7,7 +7,6 @@ nothing of another one's memory counts. Wall time, because the stage uses thread
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import fedsiege
-from benchmarks.measure import Figure, Unmeasurable, bench, spread
+from benchmarks.fresh import fresh, megabytes
+from benchmarks.measure import Figure, bench, spread
 from fedsiege.registry import build
 from fedsiege.trace import Header, Trace, write_round
 from fedsiege.view import ArrayEvidence, Evidence, Values, View
@@ -33,7 +32,6 @@ ATTACKS = (
 ALONE = 17, 42, 99
 """Targets that are also scored one at a time."""
 REPEATS = 2
-STATUS = Path("/proc/self/status")
 
 
 @bench(
@@ -45,9 +43,9 @@ STATUS = Path("/proc/self/status")
 )
 def attack_stage() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        arrays = child("arrays")
-        child("write", folder)
-        trace = child("trace", folder)
+        arrays = fresh("attacks", "arrays")
+        fresh("attacks", "write", folder)
+        trace = fresh("attacks", "trace", folder)
     assert trace["scores"] == arrays["scores"], "evidence in memory and on disk gives different scores"
     return [
         spread("attack_stage", arrays["seconds"], "s", "lower"),
@@ -56,21 +54,6 @@ def attack_stage() -> list[Figure]:
         spread("attack_stage_trace", trace["seconds"], "s", "lower"),
         spread("attack_stage_trace_memory", trace["peak"], "GB", "lower"),
     ]
-
-
-def child(what: str, *folder: str) -> dict[str, Any]:
-    """What a fresh process measured."""
-    if not STATUS.is_file():
-        raise Unmeasurable(f"this system has no {STATUS}, which tells a process how much memory it takes")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.attacks", what, *folder],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONPATH": str(Path(fedsiege.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def recorded(t: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -144,7 +127,7 @@ def together(evidence: Evidence) -> dict[str, Any]:
             checksum.update(scores.tobytes())
             rows[name] = scores[list(ALONE)]
         seconds.append(total)
-    return {"seconds": seconds, "peak": [peak()], "scores": checksum.hexdigest(), "rows": rows}
+    return {"seconds": seconds, "peak": [megabytes("VmHWM") / 1000], "scores": checksum.hexdigest(), "rows": rows}
 
 
 def one_at_a_time(evidence: Evidence, expected: dict[str, Values]) -> float:
@@ -158,12 +141,6 @@ def one_at_a_time(evidence: Evidence, expected: dict[str, Values]) -> float:
             total += time.perf_counter() - since
             assert np.array_equal(alone, scores), f"{name}: target {target} alone has other scores"
     return total / len(ALONE) * CLIENTS
-
-
-def peak() -> float:
-    """The most memory, in GB, that this process has had resident."""
-    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024 / 1e9
 
 
 CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {"arrays": of_arrays, "write": write_trace, "trace": of_trace}

@@ -18,7 +18,7 @@ from benchmarks.measure import BENCHMARKS, Benchmark, Figure
 from fedsiege.errors import FedSiegeError, InputError
 from fedsiege.registry import nearest
 
-MODULES = {"command", "measure", "__main__"}
+MODULES = {"command", "fresh", "measure", "__main__"}
 """Modules of this folder that measure nothing."""
 
 

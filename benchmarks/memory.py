@@ -5,8 +5,6 @@ memory counts.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import fedsiege
 from benchmarks.evidence import Setting
-from benchmarks.measure import Figure, Unmeasurable, bench, ratios, spread
+from benchmarks.fresh import fresh, megabytes
+from benchmarks.measure import Figure, bench, ratios, spread
 from fedsiege.aggregators.fedavg import FedAvg
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.prepare import prepare
@@ -37,7 +35,6 @@ ROUNDS, FROM = 60, 5
 CLIENTS, EACH, HELDOUT, FEATURES = 10_000, 20, 2000, 32
 CANDIDATES = 1024, 4096
 PAIRS, REPEATS = 2, 3
-STATUS = Path("/proc/self/status")
 
 
 @bench(
@@ -51,7 +48,7 @@ def memory_1000() -> list[Figure]:
     added: dict[int, list[float]] = {FEW: [], MANY: []}
     for _ in range(PAIRS):
         for clients in peaks:
-            found = child("clients", clients)
+            found = fresh("memory", "clients", str(clients))
             peaks[clients].append(found["peak"])
             added[clients].append(found["peak"] - found["before"])
     return [
@@ -68,7 +65,7 @@ def memory_1000() -> list[Figure]:
     f"growth of memory from round {FROM} to {ROUNDS} with {CLIENTS:,} clients of {EACH} examples, 1 % a round",
 )
 def memory_10000() -> list[Figure]:
-    found = [child("rounds", CLIENTS) for _ in range(REPEATS)]
+    found = [fresh("memory", "rounds", str(CLIENTS)) for _ in range(REPEATS)]
     return [
         spread(
             "memory_10000",
@@ -89,37 +86,11 @@ def memory_10000() -> list[Figure]:
     f"memory of the evidence of {CANDIDATES[1]:,} candidates to that of {CANDIDATES[0]:,}: AlexNet, 10 clients",
 )
 def evidence_memory() -> list[Figure]:
-    few, many = ([child("evidence", n)["added"] for _ in range(REPEATS)] for n in CANDIDATES)
+    few, many = ([fresh("memory", "evidence", str(n))["added"] for _ in range(REPEATS)] for n in CANDIDATES)
     return [
         spread("evidence_memory", ratios(many, few), "x", "lower"),
         *(spread(f"evidence_memory_{n}", mb, "MB", "lower") for n, mb in zip(CANDIDATES, (few, many), strict=True)),
     ]
-
-
-def child(what: str, number: int) -> dict[str, float]:
-    """What a fresh process measured."""
-    if not STATUS.is_file():
-        raise Unmeasurable(f"this system has no {STATUS}, which tells a process how much memory it takes")
-    source = Path(fedsiege.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", what, str(number)],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def megabytes(field: str) -> float:
-    """Resident memory of this process: `VmRSS` now, `VmHWM` at its peak.
-
-    Not `ru_maxrss`: on Linux a child inherits in it the size of the process that started it.
-    """
-    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
 
 
 def of_clients(clients: int) -> dict[str, float]:

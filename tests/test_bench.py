@@ -231,13 +231,13 @@ def test_bfloat16_is_what_the_processor_says(
 
 @pytest.mark.usefixtures("command")
 def test_what_this_system_cannot_measure_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import memory, start
-    from benchmarks.measure import BENCHMARKS
+    from benchmarks import fresh, start
+    from benchmarks.command import registered
 
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(fresh, "STATUS", tmp_path / "status")
     monkeypatch.setattr(start, "COMMAND", tmp_path / "fedsiege")
     for name in ("memory_1000", "memory_10000", "start_help", "start_list"):
-        (found,) = BENCHMARKS[name].run()
+        (found,) = registered()[name].run()
         assert (found.name, found.measured, found.value) == (name, False, None)
         assert str(tmp_path) in found.reason
 
@@ -246,15 +246,15 @@ def test_what_this_system_cannot_measure_has_a_reason(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc/self/status")
 def test_a_child_does_not_inherit_its_parents_peak() -> None:
     """As `ru_maxrss` would: here the parent holds 300 MB more than the child."""
-    from benchmarks import memory
+    from benchmarks import fresh
 
     held = bytearray(300 * 2**20)
-    code = "from benchmarks import memory; print(memory.megabytes('VmHWM'))"
+    code = "from benchmarks import fresh; print(fresh.megabytes('VmHWM'))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(bench.ROOT), str(bench.ROOT / "src")])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
-    assert 10 < float(done.stdout) < memory.megabytes("VmRSS") - 100
+    assert 10 < float(done.stdout) < fresh.megabytes("VmRSS") - 100
     assert len(held) > 0
 
 

@@ -155,7 +155,7 @@ PAPER = {"claim": "c", "source": "s", "table": "t", "link": "l"}
         (
             {"training": {"lrr": 1}},
             [],
-            "config: training.lrr: unknown field (did you mean 'lr'?); known: algorithm, batch",
+            "config: training.lrr: unknown field (did you mean 'lr'?); known: algorithm, augment, batch",
         ),
         ({"candidates": {"oflx": 1}}, [], "config: candidates.oflx: unknown field (did you mean 'ofl'?)"),
         ({"trace": {"group": "total"}}, [], "config: trace.group: unknown field (did you mean 'groups'?)"),
