@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from fedsiege.augmentation import Jitter
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.streams import stream
 from fedsiege.task import Task, seeded
-from fedsiege.training import Training, tf32, train
+from fedsiege.training import Training, step, tf32, train
 
 M, CLASSES = 23, 4
 
@@ -257,3 +258,20 @@ def test_tf32_is_switched_on_for_training_alone() -> None:
 def test_what_data_or_device_cannot_do_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Training.model_validate(fields).check(client().x, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_step_waits_for_the_device() -> None:
+    task, device = Task(seeded(Picture, 0), mean=(0.5,) * 3, std=(0.25,) * 3, device="cuda"), torch.device("cuda")
+    data, training = pictures().to(device), Training(batch=10, augment="crop_flip", precision="bf16")
+    task.load(task.state.clone())
+    optimiser = training.optimiser_of(task, 0.1)
+    rows = torch.arange(10, device=device)
+    jitter = Jitter.drawn(M, stream(0, "test"), device)
+    step(task, optimiser, jitter.of(data.x[rows], slice(10)), data.y[rows], bf16=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(task, optimiser, jitter.of(data.x[rows], slice(10)), data.y[rows], bf16=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

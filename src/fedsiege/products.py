@@ -24,9 +24,9 @@ NEAR = 64
 MOVED = {"cpu": 2**20, "cuda": 2**26}
 """Entries of inputs moved at once."""
 
-PACK, READ, SQUARE = 16, 3, 12
+PACK, READ, SQUARE = 16, 3.5, 12
 """What an entry of a formed gradient costs to write, to multiply with one update, and to square, where one
-multiplication inside a large matrix product is 1. Measured on one AVX-512 core; `docs/performance.md` says how."""
+multiplication inside a large matrix product is 1. `fedsiege bench evidence_choice` says what the rule is worth."""
 
 
 Way = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
