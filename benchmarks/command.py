@@ -37,6 +37,8 @@ def chosen(known: Mapping[str, Benchmark], name: str | None) -> list[Benchmark]:
     if name in known:
         return [known[name]]
     found = [benchmark for benchmark in known.values() if benchmark.name.startswith(name)]
+    # A figure that comes with another one: `evidence_alexnet_k5_ms`.
+    found = found or [benchmark for benchmark in known.values() if name.startswith(f"{benchmark.name}_")]
     if not name or not found:
         names = sorted(known)
         raise InputError(f"bench: nothing is named {name!r}{nearest(name, names)}; known: {', '.join(names)}")
@@ -46,19 +48,21 @@ def chosen(known: Mapping[str, Benchmark], name: str | None) -> list[Benchmark]:
 def run(name: str | None, as_json: bool) -> None:
     """Measure what is asked for and show it: a line for each figure as it comes, or one JSON list at the end.
 
-    With JSON the lines go to standard error. A benchmark whose sides disagree has no figure; FedSiegeError says so
-    after all others have been measured.
+    With JSON the lines go to standard error; an interrupt leaves what was measured until then. A benchmark whose
+    sides disagree has no figure; FedSiegeError says so after all others have been measured.
     """
     wanted = chosen(registered(), name)
     lines = sys.stderr if as_json else sys.stdout
     print(machine(), file=lines, flush=True)
     figures: list[Figure] = []
     wrong: list[str] = []
-    with contextlib.redirect_stdout(lines):
-        for benchmark in wanted:
-            figures += _measured(benchmark, lines, wrong)
-    if as_json:
-        print(json.dumps([figure.as_dict() for figure in figures], indent=2))
+    try:
+        with contextlib.redirect_stdout(lines):
+            for benchmark in wanted:
+                figures += _measured(benchmark, lines, wrong)
+    finally:
+        if as_json:
+            print(json.dumps([figure.as_dict() for figure in figures], indent=2))
     if wrong:
         raise FedSiegeError(f"bench: the compared sides do not give the same result: {', '.join(wrong)}")
 

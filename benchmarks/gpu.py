@@ -13,6 +13,7 @@ from benchmarks.evidence import Setting, by_opacus, by_torch_func
 from benchmarks.measure import Figure, Unmeasurable, bench, ratios, spread
 from benchmarks.training import Precision
 from benchmarks.training import Setting as Workload
+from fedsiege.task import tf32
 
 SIZE, PRODUCTS, REPEATS = 8192, 20, 5
 
@@ -50,33 +51,40 @@ def card() -> str:
 def trained(name: str, precision: Precision, device: str, clients: int, images: int) -> list[Figure]:
     """Images a second over whole rounds, the share of the card's rate that is, and peak memory."""
     setting = Workload({"name": "resnet18", "norm": "batch"}, precision, device=device, images=images, batch=100)
+    limit = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     seconds = []
+    forget(device)
     for turn in range(REPEATS + 1):
         call = setting.federation(range(clients * turn, clients * turn + clients))
         seconds.append(elapsed(call, device))
+    peak = memory(name, device)
     seen = clients * images * setting.training.epochs
     rate = 3 * forward_flops(setting) * seen  # a backward pass costs two forward passes
-    limit = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     return [
         spread(name, [seen / s for s in seconds[1:]], "images/s", "higher"),
         spread(f"{name}_limit", [100 * rate / s / limit for s in seconds[1:]], "% of matmul", "higher"),
-        *memory(name, device),
+        *peak,
     ]
 
 
 def recorded(name: str, setting: Setting) -> list[Figure]:
-    """The ratio of wall times per candidate, candidates a second, and peak memory."""
-    sides = [by_opacus(setting), by_torch_func(setting)]
-    for side in sides:
-        setting.check(side)
-    quicker = min(sides, key=lambda side: elapsed(lambda: setting.recomputed(side), setting.device))
-    theirs = [elapsed(lambda: setting.recomputed(quicker), setting.device) for _ in range(REPEATS)]
-    ours = [elapsed(setting.align, setting.device) for _ in range(REPEATS)]
+    """The ratio of wall times per candidate, in turns, candidates a second, and our side's peak memory."""
+    with tf32(False):
+        sides = [by_opacus(setting), by_torch_func(setting)]
+        for side in sides:
+            setting.check(side)
+        quicker = min(sides, key=lambda side: elapsed(lambda: setting.recomputed(side), setting.device))
+        theirs, ours = [], []
+        for _ in range(REPEATS):
+            theirs.append(elapsed(lambda: setting.recomputed(quicker), setting.device))
+            forget(setting.device)
+            ours.append(elapsed(setting.align, setting.device))
+            peak = memory(name, setting.device)
     per_candidate = ratios([s / setting.theirs for s in theirs], [s / setting.ours for s in ours])
     return [
         spread(name, per_candidate, "x", "higher"),
         spread(f"{name}_candidates", [setting.ours / s for s in ours], "candidates/s", "higher"),
-        *memory(name, setting.device),
+        *peak,
     ]
 
 
@@ -94,13 +102,17 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def forget(device: str) -> None:
+    """Begin to count peak memory anew."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def memory(name: str, device: str) -> list[Figure]:
-    """The most memory that tensors on the card took."""
+    """The most memory that tensors on the card have taken since `forget`, model and data among them."""
     if device != "cuda":
         return []
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    torch.cuda.reset_peak_memory_stats()
-    return [spread(f"{name}_memory", [peak], "GB", "lower")]
+    return [spread(f"{name}_memory", [torch.cuda.max_memory_allocated() / 1e9], "GB", "lower")]
 
 
 def forward_flops(setting: Workload) -> float:
@@ -120,5 +132,6 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int = SIZE) -> float:
         for _ in range(PRODUCTS):
             torch.mm(a, b)
 
-    seconds = [elapsed(products, device) for _ in range(REPEATS)]
+    with tf32(False):
+        seconds = [elapsed(products, device) for _ in range(REPEATS)]
     return float(2 * size**3 * PRODUCTS / min(seconds))

@@ -112,11 +112,29 @@ def test_json_and_nothing_else(capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "measured"),
-    [("fast", ["fast"]), ("fa", ["fast", "fast_too"]), ("fast_too", ["fast_too"]), ("gpu", [])],
+    [
+        ("fast", ["fast"]),
+        ("fa", ["fast", "fast_too"]),
+        ("fast_too", ["fast_too"]),
+        ("fast_share", ["fast"]),  # it comes with fast
+        ("gpu", []),
+    ],
 )
 def test_only_what_is_asked_for_is_measured(name: str, measured: list[str], fakes: list[str]) -> None:
     assert execute(["bench", name]) == 0
     assert fakes == measured
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_interrupt_leaves_what_was_measured(register: Any, capsys: Any) -> None:
+    def endless() -> list[Any]:
+        raise KeyboardInterrupt
+
+    register("slow", endless)
+    assert execute(["bench", "--json"]) == 130
+    captured = capsys.readouterr()
+    assert [one["name"] for one in json.loads(captured.out)][:2] == ["fast", "fast_share"]
+    assert captured.err.splitlines()[-1] == "fedsiege: error: interrupted"
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("fasd", " (did you mean 'fast'?)"), ("", ""), ("ast", None)])

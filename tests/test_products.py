@@ -52,6 +52,20 @@ def test_updates_may_be_some_columns_of_longer_rows(way: products.Way) -> None:
     torch.testing.assert_close(dot, way(g, a, [rows])[0])
 
 
+def test_norms_where_positions_cancel_keep_their_digits() -> None:
+    rng = torch.Generator().manual_seed(0)
+    g = torch.randn(6, 8, 9, generator=rng)
+    g -= g.mean(2, keepdim=True)  # as after GroupNorm
+    a = 1 + 1e-3 * torch.randn(6, 20, 9, generator=rng)  # an almost constant image
+    a[0], g[1] = 1.0, 0.0
+    exact = (g.double() @ a.double().transpose(1, 2)).square().sum((1, 2))
+    for way in (formed, moved):
+        _, norm2 = way(g, a, [torch.randn(3, 160, generator=rng)])
+        assert (norm2 >= 0).all()
+        torch.testing.assert_close(norm2[2:].double(), exact[2:], rtol=1e-4, atol=0)
+        assert (norm2[:2] < 1e-8).all()
+
+
 @given(st.integers(1, 2000), st.integers(1, 5000), st.integers(1, 600), st.integers(1, 200))
 def test_more_updates_never_speak_for_moving(positions: int, inputs: int, outputs: int, updates: int) -> None:
     if cheaper_moved(positions, inputs, outputs, updates + 1) and positions > products.READ:

@@ -363,6 +363,20 @@ def test_frozen_and_unknown_layers_are_not_direct() -> None:
     assert direct["circular"] == {"6"}
 
 
+def test_a_model_without_a_layer_of_a_known_kind_takes_the_general_way_alone() -> None:
+    task = Task(seeded(lambda: nn.Sequential(nn.Conv1d(3, 5, 8), nn.Flatten()), 0))
+    x, y = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
+    examples = Examples(np.array(list("abcd")), x, y)
+    updates, start = torch.ones(1, task.layout.size), task.state.clone()
+    found = align(task, start, updates, examples, [0, 0])
+    for i in range(4):
+        gradients = torch.autograd.grad(
+            task.losses(task.logits(x[i : i + 1]), y[i : i + 1]).sum(), list(task.module.parameters())
+        )
+        expected = -torch.cat([g.reshape(-1) for g in gradients]).sum()
+        torch.testing.assert_close(found.dot[0, 0, i], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_only_outputs_that_are_written_over_are_copied() -> None:
     case = Case("residual")
     assert signals.Tape(case.task, case.examples.x[:1])._copied == {"stem", "block"}

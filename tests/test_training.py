@@ -15,8 +15,8 @@ from fedsiege.augmentation import Jitter
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.streams import stream
-from fedsiege.task import Task, seeded
-from fedsiege.training import Training, step, tf32, train
+from fedsiege.task import Task, seeded, tf32
+from fedsiege.training import Training, step, train
 
 M, CLASSES = 23, 4
 
@@ -238,14 +238,34 @@ def test_bfloat16_follows_float32_through_many_steps() -> None:
     assert 0.9 < float(coarse.norm() / exact.norm()) < 1.1
 
 
-def test_tf32_is_switched_on_for_training_alone() -> None:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with tf32(True):
-        assert torch.backends.cuda.matmul.allow_tf32
-        assert torch.backends.cudnn.allow_tf32
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
-    with tf32(False):
-        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+def test_tf32_is_what_is_asked_for_and_as_it_was_afterwards() -> None:
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for wanted in (True, False):
+        with tf32(wanted):
+            assert [switch.allow_tf32 for switch in switches] == [wanted, wanted]
+        assert [switch.allow_tf32 for switch in switches] == before
+
+
+class Tutorial(nn.Module):
+    """A network that flattens with `view`, which images that lie channels last do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(8 * 6 * 6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).view(len(x), -1))
+        return logits
+
+
+def test_a_network_that_needs_channels_first_gets_them() -> None:
+    task, data = Task(seeded(Tutorial, 0)), pictures()
+    task.module.train()
+    assert task.laid_out(task.inputs(data.x)).is_contiguous()
+    assert task.module.training
+    assert float(train(task, task.state.clone(), data, Training(batch=10), 0.1, stream(0, "x")).norm()) > 0
 
 
 @pytest.mark.parametrize(

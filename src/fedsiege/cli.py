@@ -188,7 +188,8 @@ def execute(arguments: Sequence[str]) -> int:
             raise
         return _fail(f"{_REFUSED[error.errno]} ({error})", FedSiegeError.exit_code)
     if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
-        return _fail("interrupted; go on with --resume", INTERRUPTED)
+        resumable = list(arguments[:1]) in (["run"], ["reproduce"])
+        return _fail("interrupted; go on with --resume" if resumable else "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

@@ -22,7 +22,7 @@ from torch.func import functional_call, grad, vmap
 
 from fedsiege.products import Piece
 from fedsiege.records import Cohort, Examples
-from fedsiege.task import Task
+from fedsiege.task import Task, tf32
 
 GENERAL = 500_000
 """Entries of per-example gradients that the general way forms at once (2 MB)."""
@@ -91,15 +91,16 @@ def align(
     where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
     tape = Tape(task, task.inputs(examples.x[:1]))
     batch = batch or tape.affordable()
-    for first in range(0, m, batch):
-        x, y = task.inputs(examples.x[first : first + batch]), examples.y[first : first + batch]
-        losses[first : first + batch] = tape.record(task, x, y)
-        for piece in tape.gradients(task, x, y):
-            group, place = where[piece.tensor]
-            begin, rows = place.start + piece.offset, slice(first + piece.first, first + piece.first + len(piece.g))
-            products, squares = piece.against(read(slice(begin, begin + piece.entries)))
-            dot[group, :, rows] += products
-            norm2[group, rows] += squares
+    with tf32(False):
+        for first in range(0, m, batch):
+            x, y = task.inputs(examples.x[first : first + batch]), examples.y[first : first + batch]
+            losses[first : first + batch] = tape.record(task, x, y)
+            for piece in tape.gradients(task, x, y):
+                group, place = where[piece.tensor]
+                begin, row = place.start + piece.offset, first + piece.first
+                products, squares = piece.against(read(slice(begin, begin + piece.entries)))
+                dot[group, :, row : row + len(piece.g)] += products
+                norm2[group, row : row + len(piece.g)] += squares
     update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=task.device)
     for (_, place), group in zip(places, groups, strict=True):
         update_norm2[group] += torch.cat([norms2(rows) for rows in read(place)])
@@ -166,6 +167,8 @@ class Tape:
         """The layers whose formed gradients are true: a weight may be used outside its layer's call too."""
         scalar = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
         own = {name: dict(self.layers[name].named_parameters(recurse=False)) for name in ran}
+        if not ran:
+            return []
         wanted = [p for parameters in own.values() for p in parameters.values() if p.requires_grad]
         outputs = [output for _, output in ran.values()]
         found = torch.autograd.grad(scalar, [*outputs, *wanted], allow_unused=True, materialize_grads=True)
@@ -191,7 +194,9 @@ class Tape:
         with torch.enable_grad():
             losses = task.losses(logits, y)
         outputs = [output for _, output in ran.values()]
-        backward = torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True)
+        backward = (
+            torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True) if outputs else ()
+        )
         self.calls = {name: (a, g) for (name, (a, _)), g in zip(ran.items(), backward, strict=True)}
         return losses.detach()
 
@@ -216,7 +221,7 @@ class Tape:
         }
 
     def gradients(self, task: Task, x: Tensor, y: Tensor) -> Iterator[Piece]:
-        """Every trained tensor's per-example gradients, in pieces."""
+        """Every trained tensor's per-example gradients, in pieces; use each before the next: they share memory."""
         trained = {
             name for name, kind in zip(task.layout.names, task.layout.kinds, strict=True) if kind == "trained"
         }

@@ -6,6 +6,7 @@ over one tensor. Integer buffers (BatchNorm's batch counter) and frozen paramete
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class Task:
         self._mean = torch.tensor(mean, device=self.device, dtype=torch.float32)
         self._std = torch.tensor(std, device=self.device, dtype=torch.float32)
         self._scale, self._shift = 1 / (255 * self._std), -self._mean / self._std
-        self._channels_last = trains_channels_last(self.module, self.device)
+        self._channels_last: bool | None = None
 
     def _tensors(self) -> Iterator[Tensor]:
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
@@ -86,7 +87,24 @@ class Task:
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Prepared inputs in the memory format in which the model trains fastest; the values are the same."""
-        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.dim() == 4 else x
+        if x.dim() != 4:
+            return x
+        if self._channels_last is None:
+            self._channels_last = trains_channels_last(self.module, self.device) and self._takes_channels_last(x)
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x
+
+    @torch.no_grad()
+    def _takes_channels_last(self, x: Tensor) -> bool:
+        """Whether the model runs on such images: `x.view(...)` in its forward pass, for one, does not."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            self.logits(x[:1].contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            return False
+        finally:
+            self.module.train(training)
+        return True
 
     def logits(self, x: Tensor) -> Tensor:
         """The resident model's logits [m, C] for prepared inputs."""
@@ -102,7 +120,8 @@ class Task:
         """Logits [m, C] of the model `vector` in evaluation mode, on un-augmented inputs."""
         self.load(vector)
         self.module.eval()
-        parts = [self.logits(self.inputs(x)) for x in examples.x.split(batch)]
+        with tf32(False):
+            parts = [self.logits(self.inputs(x)) for x in examples.x.split(batch)]
         return torch.cat(parts)
 
     def ends_in_its_head(self, examples: Examples) -> bool:
@@ -129,6 +148,18 @@ class Task:
         logits = self.predict(vector, examples)
         accuracy = (logits.argmax(1) == examples.y).double().mean()
         return float(accuracy), float(self.losses(logits, examples.y).double().mean())
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Whether products and convolutions on a CUDA device round their inputs to TensorFloat-32, for a while."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before: tuple[bool, bool] = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = wanted
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def layout_of(module: nn.Module) -> Layout:

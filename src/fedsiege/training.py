@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsiege.augmentation import Jitter
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
-from fedsiege.task import Task
+from fedsiege.task import Task, tf32
 
 
 class Training(BaseModel):
@@ -141,16 +141,3 @@ def own_numbers(device: torch.device, seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-@contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """Products and convolutions on a CUDA device with inputs rounded to TensorFloat-32, for a while."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before: tuple[bool, bool] = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        if wanted:
-            matmul.allow_tf32 = cudnn.allow_tf32 = True
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -321,8 +321,8 @@ class View:
         return values
 
     def _check(self, target: int) -> None:
-        if not 0 <= target < self.clients:
-            raise InputError(f"target: got {target}; expected a client number, 0..{self.clients - 1}")
+        if not isinstance(target, int | np.integer) or not 0 <= target < self.clients:
+            raise InputError(f"target: got {target!r}; expected a client number, 0..{self.clients - 1}")
 
     def _check_present(self, signal: Signal, targets: Sequence[int], t: int) -> None:
         present = self._evidence.present(t)

@@ -204,6 +204,34 @@ def test_an_attack_that_scores_several_targets_need_not_count(tmp_path: Path) ->
         score_all(short, trace, lambda: None)
 
 
+@register("mixed_up")
+class MixedUp(Batched):
+    """Gives several targets' scores in the wrong order, or counts in the wrong place."""
+
+    slip: str = "order"
+    """What is wrong."""
+
+    def score(self, view: View, target: int) -> Values:
+        view.count("rounds_used")
+        return view.own("loss", target, view.rounds(target)[-1])
+
+    def score_targets(self, view: View, targets: Sequence[int]) -> Values:
+        if self.slip == "counter":
+            return np.array([self.score(view, target) for target in targets])
+        return np.array([self.score(view.of(target), target) for target in targets])[::-1]
+
+
+@pytest.mark.parametrize(
+    ("slip", "words"),
+    [("order", "gives client . other scores than score does"), ("counter", "counted in view.of")],
+)
+def test_an_attack_of_ones_own_that_mixes_up_its_targets_is_refused(slip: str, words: str, tmp_path: Path) -> None:
+    folder = run({**TINY, "attacks": ["loss_series"]}, tmp_path / "out", progress=False).folder
+    mine = Planned(MixedUp(slip=slip), "mixed_up", "server")
+    with pytest.raises(InputError, match=words):
+        score_all(replace(prepare(load(TINY)), attacks=[mine]), Trace(folder / "trace"), lambda: None)
+
+
 def test_planned_is_a_plain_value() -> None:
     (planned,) = plan_attacks(load({"attacks": ["fedmia_ii"]}))
     assert planned == Planned(planned.attack, "fedmia_ii", "server")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fedsiege.attacks.membership.base import MembershipAttack
 from fedsiege.data.candidates import Audit
 from fedsiege.errors import InputError
 from fedsiege.experiment.prepare import Planned, Prepared
@@ -114,6 +115,7 @@ def score_all(
         for evidence, asked in _together(prepared, planned, trace, rows):
             view = View(evidence, planned.vantage)
             scores = _scores(planned, view, [audits[i].target for i in asked], len(trace.ids))
+            _spot_check(planned, view, View(evidence, planned.vantage), audits[asked[-1]].target, scores)
             for i in asked:
                 values, rounds = scores[audits[i].target]
                 found[i] = Scored(planned.label, audits[i], values[rows[i]], rounds)
@@ -155,6 +157,29 @@ def _scores(planned: Planned, view: View, asked: list[int], m: int) -> dict[int,
             f"({len(targets)}, {m}), a row for each target"
         )
     return {t: (_checked(planned, row, m), _rounds_used(view, t)) for t, row in zip(targets, values, strict=True)}
+
+
+def _spot_check(
+    planned: Planned, view: View, fresh: View, target: int, scores: dict[int, tuple[NDArray[np.float64], int]]
+) -> None:
+    """Compare a user's own `score_targets` with `score` for one target: rows mixed up would pass unseen."""
+    cls = type(planned.attack)
+    both = cls.score is not MembershipAttack.score and cls.score_targets is not MembershipAttack.score_targets
+    if cls.__module__.startswith("fedsiege.") or not both:
+        return
+    alone = np.asarray(planned.attack.score(fresh, target), dtype=np.float64)
+    if not np.allclose(scores[target][0], alone, rtol=1e-6, atol=1e-9):
+        raise InputError(
+            f"attack {planned.label}: score_targets gives client {target} other scores than score does; "
+            "expected the same, in the order of the targets"
+        )
+    for name, n in fresh.counters.items():
+        counted = [view.of(one).counters.get(name, 0) for one in scores]
+        if counted[list(scores).index(target)] != n or sum(counted) != view.counters.get(name, 0):
+            raise InputError(
+                f"attack {planned.label}: score counts {name} {n:g} for client {target}, score_targets does not; "
+                "expected the same: what concerns one target is counted in view.of(target)"
+            )
 
 
 def _checked(planned: Planned, values: NDArray[np.float64], m: int) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ class OneTailedTest:
     def standardise_each(self, values: Values, rows: Whole) -> tuple[Values, Whole]:
         """`standardise` for several clients: each of `rows` [q] of `values` [n, m] against all the other rows.
 
-        What is dropped is the same, z-scores agree to about 1e-9, and neither depends on who else is asked about.
+        What is dropped is the same, z-scores agree to about 1e-8, and neither depends on who else is asked about.
 
         Returns the z-scores [q, m], and how many values were dropped for each row [q].
         """
