@@ -28,7 +28,6 @@ PACK, READ, SQUARE = 16, 3.5, 12
 """What an entry of a formed gradient costs to write, to multiply with one update, and to square, where one
 multiplication inside a large matrix product is 1. `fedsiege bench evidence_choice` says what the rule is worth."""
 
-
 CANCELLED = 1e-3
 """Share of |g|² |a|² below which the squared norm of g aᵀ is not taken from products of positions."""
 

@@ -42,7 +42,7 @@ def run(
     """
     experiment = load(config, overrides)
     place = Path(out or experiment.out or Path("runs") / (experiment.name or "run"))
-    with run_folder.opened(place, experiment, resume), torch_settings(experiment.threads), Bars(progress) as bars:
+    with run_folder.opened(place, experiment, resume), torch_threads(experiment.threads), Bars(progress) as bars:
         if not run_folder.finished(place):
             if not (place / run_folder.RESULT).is_file():
                 carry_out(experiment, place, bars)
@@ -51,17 +51,15 @@ def run(
 
 
 @contextmanager
-def torch_settings(threads: int | None) -> Iterator[None]:
-    """Give torch so many threads, and full float32 products: a GPU's TF32 is too coarse for evidence."""
-    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Give torch so many threads for a while; null leaves the choice to it."""
+    before = torch.get_num_threads()
     try:
-        torch.backends.cudnn.allow_tf32 = False
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if count is not None:
+            torch.set_num_threads(count)
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_num_threads(before)
 
 
 def carry_out(experiment: Experiment, place: Path, bars: Bars) -> None:

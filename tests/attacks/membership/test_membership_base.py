@@ -4,7 +4,7 @@ import pytest
 from fedsiege.attacks.membership.base import (
     MembershipAttack,
     check_plan,
-    mean_over_rounds,
+    means_over_rounds,
     one_round,
     resolve_vantage,
     series,
@@ -108,4 +108,6 @@ def test_one_round_is_the_targets_last_or_the_one_named(sampled: np.ndarray) -> 
 
 def test_mean_over_the_targets_own_rounds(sampled: np.ndarray) -> None:
     # Client 0's losses in rounds 10, 20, 30 start at 0, 15 and 30.
-    np.testing.assert_allclose(mean_over_rounds(LossSeries(), view_of(sampled), 0, "loss"), [15.0, 16.0, 17.0])
+    np.testing.assert_allclose(
+        means_over_rounds(LossSeries(), view_of(sampled), [0], "loss")[0], [15.0, 16.0, 17.0]
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds, means_over_rounds
+from fedsiege.attacks.membership.base import MembershipAttack, means_over_rounds
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -24,10 +24,6 @@ class AvgCosine(MembershipAttack):
     vantage: Literal["server", "server_aggregate_only", "client"] = "server"
     """`server` reads the target's update; the others read the global model's change."""
 
-    def score(self, view: View, target: int) -> Values:
-        """The mean cosine [m]."""
-        return mean_over_rounds(self, view, target, "cosine")
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """The mean cosine of several targets [targets, m]."""
+        """The mean cosine [targets, m]."""
         return means_over_rounds(self, view, targets, "cosine")

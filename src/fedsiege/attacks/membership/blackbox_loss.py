@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -24,10 +24,6 @@ class BlackboxLoss(MembershipAttack):
     round: int | Literal["last"] = "last"
     """Number of the recorded round to read; `last` is the target's last recorded one."""
 
-    def score(self, view: View, target: int) -> Values:
-        """Minus the loss [m]."""
-        return -view.own("loss", target, one_round(self, view, target, self.round))
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """Minus the loss of several targets [targets, m]."""
+        """Minus the loss [targets, m]."""
         return -in_one_round(self, view, targets, "loss", self.round)

@@ -37,15 +37,7 @@ class FedMIAII(MembershipAttack):
     combine: Literal["mean_cdf", "sum_z"] = "mean_cdf"
     """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
 
-    def score(self, view: View, target: int) -> Values:
-        """The mean distribution function, or the sum of z-scores, over rounds [m]."""
-        scores: Values = self._test.score(self, view, [target], "cosine", sign=1)[0]
-        return scores
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """The scores of several targets [targets, m]."""
-        return self._test.score(self, view, targets, "cosine", sign=1)
-
-    @property
-    def _test(self) -> OneTailedTest:
-        return OneTailedTest(self.sigma_filter, self.null, self.combine)
+        """The mean distribution function, or the sum of z-scores, over rounds [targets, m]."""
+        test = OneTailedTest(self.sigma_filter, self.null, self.combine)
+        return test.score(self, view, targets, "cosine", sign=1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -23,10 +23,6 @@ class GradDiff(MembershipAttack):
     round: int | Literal["last"] = "last"
     """Number of the recorded round to read; `last` is the target's last recorded one."""
 
-    def score(self, view: View, target: int) -> Values:
-        """2 <g, u> - |g|^2 [m]."""
-        return view.own("diff", target, one_round(self, view, target, self.round))
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """2 <g, u> - |g|^2 of several targets [targets, m]."""
+        """2 <g, u> - |g|^2 [targets, m]."""
         return in_one_round(self, view, targets, "diff", self.round)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, in_one_round, one_round
+from fedsiege.attacks.membership.base import MembershipAttack, in_one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -24,10 +24,6 @@ class GradNorm(MembershipAttack):
     round: int | Literal["last"] = "last"
     """Number of the recorded round to read; `last` is the target's last recorded one."""
 
-    def score(self, view: View, target: int) -> Values:
-        """Minus the squared norm [m]."""
-        return -view.own("norm2", target, one_round(self, view, target, self.round))
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """Minus the squared norm of several targets [targets, m]."""
+        """Minus the squared norm [targets, m]."""
         return -in_one_round(self, view, targets, "norm2", self.round)

@@ -32,31 +32,22 @@ class LabelOnly(MembershipAttack):
     vantage: Literal["server"] = "server"
     """The server alone sees what every client uploaded."""
 
-    def score(self, view: View, target: int) -> Values:
-        """The mean over rounds of how many standard deviations the target leans towards each one's label [m]."""
-        scores: Values = _leanings(self, view, [target])[0]
-        return scores
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """The scores of several targets [targets, m]."""
-        return _leanings(self, view, targets)
-
-
-def _leanings(attack: LabelOnly, view: View, targets: Sequence[int]) -> Values:
-    used = [series(attack, view.of(target), target) for target in targets]
-    test = OneTailedTest(sigma_filter=None, null="moments", combine="sum_z")
-    per_class = np.zeros((len(targets), view.own("head", targets[0], used[0][0]).size))
-    for t, places in by_round(used):
-        rows = np.searchsorted(view.present(t), [targets[i] for i in places])
-        per_class[places] += test.standardise_each(_direction(view.everyone("head", t)), rows)[0]
-    per_class /= np.array([[len(rounds)] for rounds in used])
-    labels = view.labels
-    if labels.min() < 0 or labels.max() >= per_class.shape[1]:
-        raise InputError(
-            f"attack label_only: labels go from {labels.min()} to {labels.max()}; "
-            f"expected 0..{per_class.shape[1] - 1}, the outputs of the last layer"
-        )
-    return per_class[:, labels]
+        """How many standard deviations a target leans towards each label, mean over rounds [targets, m]."""
+        used = [series(self, view.of(target), target) for target in targets]
+        test = OneTailedTest(sigma_filter=None, null="moments", combine="sum_z")
+        per_class = np.zeros((len(targets), view.own("head", targets[0], used[0][0]).size))
+        for t, places in by_round(used):
+            rows = np.searchsorted(view.present(t), [targets[i] for i in places])
+            per_class[places] += test.standardise_each(_direction(view.everyone("head", t)), rows)[0]
+        per_class /= np.array([[len(rounds)] for rounds in used])
+        labels = view.labels
+        if labels.min() < 0 or labels.max() >= per_class.shape[1]:
+            raise InputError(
+                f"attack label_only: labels go from {labels.min()} to {labels.max()}; "
+                f"expected 0..{per_class.shape[1] - 1}, the outputs of the last layer"
+            )
+        return per_class[:, labels]
 
 
 def _direction(head: Values) -> Values:

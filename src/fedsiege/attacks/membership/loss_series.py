@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, mean_over_rounds, means_over_rounds
+from fedsiege.attacks.membership.base import MembershipAttack, means_over_rounds
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -24,10 +24,6 @@ class LossSeries(MembershipAttack):
     vantage: Literal["server", "server_aggregate_only", "client"] = "server"
     """`server` reads the target's uploaded model; the others read the global model."""
 
-    def score(self, view: View, target: int) -> Values:
-        """Minus the mean loss [m]."""
-        return -mean_over_rounds(self, view, target, "loss")
-
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
-        """Minus the mean loss of several targets [targets, m]."""
+        """Minus the mean loss [targets, m]."""
         return -means_over_rounds(self, view, targets, "loss")
