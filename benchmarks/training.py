@@ -9,6 +9,7 @@ same crops, flips and orders, so the global model after the round must be the sa
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.hardware import cpu_name, has_bf16, one_thread
-from benchmarks.measure import Figure, Unmeasurable, bench, cpu_seconds, spread
+from benchmarks.hardware import cpu_name, has_bf16, matmul_rate, one_thread
+from benchmarks.measure import Figure, Unmeasurable, bench, cpu_seconds, interleaved, ratios, spread
 from fedsiege.aggregators.fedavg import FedAvg
 from fedsiege.augmentation import Jitter
 from fedsiege.federation.local import LocalEngine
@@ -41,6 +43,13 @@ ROUNDING = {"fp32": 0.03, "bf16": 0.35}
 float32, an epoch too few or other crops in either."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 RESNET: dict[str, str] = {"name": "resnet18_light", "norm": "batch"}
+FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
+LAYOUTS: list[tuple[str, dict[str, str], bool]] = [
+    ("layout", {"name": "cnn"}, False),
+    ("layout_batch_norm", RESNET, False),
+    ("layout_alexnet", {"name": "alexnet"}, False),
+    ("layout_group_norm_bf16", {"name": "resnet18_light", "norm": "group"}, True),
+]
 TURNS = {"resnet18_light": 5, "cnn": 10}
 """Clients that are timed, each on both sides, after one that is not."""
 
@@ -78,30 +87,67 @@ def overhead() -> list[Figure]:
     return [spread("overhead", found[1:], "%", "lower")]
 
 
+@bench("layout", "x", "higher", "CPU time of a training step on images channels first to channels last, small CNN")
+def layout() -> list[Figure]:
+    found = []
+    with one_thread():
+        for name, model, bf16 in LAYOUTS:
+            if bf16 and not has_bf16():
+                continue
+            times = interleaved({way: partial(steps, model, way, bf16) for way in FORMATS}, 5)
+            found.append(spread(name, ratios(times["first"], times["last"]), "x", "higher"))
+    return found
+
+
+def steps(model: dict[str, str], way: str, bf16: bool) -> None:
+    """Three forward and backward passes of a batch in one memory format."""
+    module = seeded(lambda: build_model(model, (3, 32, 32), 10), 0).train()
+    x = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=FORMATS[way])
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = module(x)
+        logits.float().square().mean().backward()
+
+
 def compared(name: str, model: dict[str, str], precision: Precision) -> list[Figure]:
     """Ratios client by client, both sides in turns, and how fast ours is."""
     setting = Setting(model, precision)
     found, rates = [], []
     with one_thread():
-        check(Setting(model, precision, images=CHECKED_IMAGES, batch=CHECKED_BATCH, lr=CHECKED_LR))
+        apart = difference(Setting(model, precision, images=CHECKED_IMAGES, batch=CHECKED_BATCH, lr=CHECKED_LR))
         for turn in range(TURNS[model["name"]] + 1):
             theirs, ours = setting.plain(turn), setting.federation(range(turn, turn + 1))
             times = cpu_seconds(theirs), cpu_seconds(ours)
             found.append(times[0] / times[1])
             rates.append(IMAGES * EPOCHS / times[1])
+        limit = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
     return [
         spread(name, found[1:], "x", "higher"),
         spread(f"{name}_images", rates[1:], "images/s", "higher"),
+        spread(
+            f"{name}_limit", [100 * rate * flops(setting) / limit for rate in rates[1:]], "% of matmul", "higher"
+        ),
+        spread(f"{name}_difference", [100 * apart], "%", "lower"),
     ]
 
 
-def check(setting: "Setting") -> None:
-    """Both sides move the trained weights by the same, up to rounding; else AssertionError."""
+def difference(setting: "Setting") -> float:
+    """How far apart both sides move the trained weights; AssertionError where that is more than rounding."""
     theirs, ours = setting.plain(0), setting.federation(range(1))
     theirs()
     ours()
     error = setting.distance(ours.end, theirs.end)
     assert error < ROUNDING[setting.precision], f"the global model moved elsewhere: off by {error:.1%}"
+    return error
+
+
+def flops(setting: "Setting") -> float:
+    """Floating-point operations of one image's forward and backward pass."""
+    x, y = torch.randn(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)
+    module = copy.deepcopy(setting.module).eval()
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(module(x), y).backward()
+    return float(counter.get_total_flops())
 
 
 class Side:
