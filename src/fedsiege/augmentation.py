@@ -28,7 +28,7 @@ class Jitter:
         down, right, mirror = (torch.as_tensor(draw, device=device) for draw in (offsets[0], offsets[1], coins))
         return cls(down, right, mirror, padding)
 
-    def of(self, images: Tensor, rows: slice) -> Tensor:
+    def of(self, images: Tensor, rows: slice | Tensor) -> Tensor:
         """A batch [b, channels, high, wide], moved as entries `rows` say; same type, same size."""
         return crop_flip(images, self.down[rows], self.right[rows], self.mirror[rows], self.padding)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fedsiege.augmentation import Jitter
+from fedsiege.defences.client.base import UNGUARDED, Batch, Guard, Part
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.task import Task, tf32
@@ -51,6 +52,11 @@ class Training(BaseModel):
     Weights, updates, aggregation and evidence are always float32.
     """
 
+    @property
+    def step_size(self) -> int | None:
+        """Examples of a step; None when a step takes all that a client has."""
+        return None if self.algorithm == "fedsgd" else self.batch
+
     def check(self, inputs: Tensor, device: torch.device) -> None:
         """Refuse, before the first round, what these inputs [m, ...] or this device cannot do."""
         if self.augment == "crop_flip" and inputs.dim() != 4:
@@ -86,39 +92,69 @@ class Training(BaseModel):
 
 
 def train(
-    task: Task, start: Tensor, examples: Examples, training: Training, lr: float, rng: np.random.Generator
+    task: Task,
+    start: Tensor,
+    examples: Examples,
+    training: Training,
+    lr: float,
+    rng: np.random.Generator,
+    guard: Guard = UNGUARDED,
+    number: int = 1,
 ) -> Tensor:
-    """Train the model `start` [d] on a client's examples and return its update `local - start` [d].
+    """Train the model `start` [d] on a client's examples in round `number`; return the update [d] that it uploads.
 
-    Non-finite values are not looked for here: one look at the update when it arrives costs less than one per batch.
+    The update is `local - start`, after what the client's defences made of it. Non-finite values are not looked for
+    here: one look at the update when it arrives costs less than one per batch.
     """
     if not len(examples):
         raise InputError("training: a client without examples cannot train")
     task.load(start)
     task.module.train()
     optimiser = training.optimiser_of(task, lr)
-    whole = training.algorithm == "fedsgd"
-    size = len(examples) if whole else training.batch
+    epochs = 1 if training.algorithm == "fedsgd" else training.epochs
     # Dropout and its like draw from torch's own generators: give them numbers of this client and round too.
-    with own_numbers(task.device, int(rng.spawn(1)[0].integers(2**63))), tf32(training.precision == "tf32"):
-        for _ in range(1 if whole else training.epochs):
+    with (
+        own_numbers(task.device, int(rng.spawn(1)[0].integers(2**63))),
+        tf32(training.precision == "tf32"),
+        guard.training((number - 1) * epochs),
+    ):
+        examples = guard.on_data(examples)
+        for _ in range(epochs):
             order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
             jitter = Jitter.drawn(len(examples), rng, task.device) if training.augment == "crop_flip" else None
-            for first in range(0, len(order), size):
-                some = slice(first, first + size)
-                x = examples.x[order[some]]
-                x = jitter.of(x, some) if jitter else x
-                step(task, optimiser, x, examples.y[order[some]], training.precision == "bf16")
-    return task.state - start
+            for part in guard.on_epoch(parts(len(order), training.step_size or len(order))):
+                x = examples.x[order[part]]
+                x = jitter.of(x, part) if jitter else x
+                step(task, optimiser, x, examples.y[order[part]], training.precision == "bf16", guard)
+            guard.next_epoch()
+    return guard.on_update(task.state - start)
 
 
-def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, bf16: bool = False) -> None:
+def parts(m: int, size: int) -> list[Part]:
+    """The steps of an epoch over m examples: `size` after `size` positions, the last step what is left."""
+    return [slice(first, first + size) for first in range(0, m, size)]
+
+
+def step(
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    bf16: bool = False,
+    guard: Guard = UNGUARDED,
+) -> None:
     """One optimiser step on the mean loss of a batch of raw inputs; nothing in it waits for a device."""
-    task.gradient.zero_()
-    try:
+
+    def losses(batch: Batch) -> Tensor:
         # Autocast keeps its copies of the weights until it ends: it must not outlive a step.
         with torch.autocast(task.device.type, torch.bfloat16, enabled=bf16):
-            logits = task.logits(task.laid_out(task.inputs(x)))
+            logits = task.logits(task.laid_out(batch.x))
+        return guard.on_loss(batch.weighted(lambda classes: task.losses(logits, classes)), logits, batch)
+
+    task.gradient.zero_()
+    batch = guard.on_batch(Batch.of(task.inputs(guard.on_images(x)), y))
+    try:
+        guard.backward(losses, batch)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -126,7 +162,6 @@ def step(task: Task, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, bf1
             f"training.batch: it leaves a client a batch of {len(x)}, which BatchNorm cannot train on; "
             "choose another batch or a model without BatchNorm"
         ) from None
-    task.losses(logits, y).mean().backward()
     optimiser.step()
 
 

@@ -95,6 +95,7 @@ def test_the_result_has_the_shape_of_the_contract(done: Path) -> None:
         "attacks",
         "null_test",
         "components",
+        "privacy",
         "paper",
         "warnings",
         "cost",

@@ -1,6 +1,6 @@
 """From a config to everything a run needs, checked before the first round."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from fedsiege.data.duplicates import deduplicate
 from fedsiege.data.fingerprint import fingerprint
 from fedsiege.data.partitioning import partition
 from fedsiege.data.shorthand import source_spec
+from fedsiege.defences.client.base import ClientDefence, Ground, Posted, posted
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
 from fedsiege.federation.local import LocalEngine
@@ -59,7 +60,24 @@ class Prepared:
     candidates: Candidates
     attacks: list[Planned]
     aggregator: Aggregator
+    defences: tuple[Posted, ...]
     task: Task
+
+    def ground(self, defence: Posted) -> Ground:
+        """What a defence may know of this run."""
+        e, rule = self.experiment, self.aggregator
+        sizes = [len(rows) for rows in self.shards]
+        few = self.data.train.take(np.arange(min(8, len(self.data.train))))
+        return Ground(
+            task=self.task,
+            examples=few.to(self.task.device),
+            sizes=sizes,
+            using=sorted(defence.clients),
+            batch=e.training.step_size,
+            precision=e.training.precision,
+            weights=[rule.weigh(float(size)) for size in sizes] if isinstance(rule, LinearAggregator) else None,
+            cohort=len(invited_to(1, e.clients, e.participation, e.seed)),
+        )
 
     def federation(self, **options: Any) -> Federation:
         """The federation of this run; options as `Federation` has them."""
@@ -76,6 +94,7 @@ class Prepared:
             participation=e.participation,
             delay=e.delay,
             server_step=e.server_step,
+            defences=self.defences,
             **options,
         )
 
@@ -86,6 +105,7 @@ def prepare(experiment: Experiment) -> Prepared:
     aggregator = aggregator_of(e)
     _refuse_unbuilt(e)
     attacks = plan_attacks(e)
+    defences = defences_of(e)
     source = build("data", source_spec(e.data) if isinstance(e.data, str) else e.data, "data")
     divide = build("partition", e.partition, "partition")
     targets = resolve_targets(e.targets, e.clients)
@@ -108,7 +128,7 @@ def prepare(experiment: Experiment) -> Prepared:
                 f"attack {planned.label}: reads the updates of the layer that makes the logits, and the last layer "
                 f"of model {e.model!r} ({task.layout.head_name}) is not that; list the attacks without it"
             )
-    return Prepared(
+    prepared = Prepared(
         experiment=e,
         data=data,
         fingerprint=fingerprint(data),
@@ -117,7 +137,22 @@ def prepare(experiment: Experiment) -> Prepared:
         candidates=candidates,
         attacks=attacks,
         aggregator=aggregator,
+        defences=defences,
         task=task,
+    )
+    for position, one in enumerate(defences):
+        _on(f"defences.{position}", one.defence.check, prepared.ground(one))
+    return prepared
+
+
+def defences_of(experiment: Experiment) -> tuple[Posted, ...]:
+    """The client-side defences in order, each with the clients that use it."""
+    return posted(
+        [
+            _built("client_defence", spec, f"defences.{position}", ClientDefence)
+            for position, spec in enumerate(experiment.defences)
+        ],
+        experiment.clients,
     )
 
 
@@ -214,10 +249,17 @@ def _built(kind: str, spec: object, where: str, base: type[T]) -> T:
     return made
 
 
+def _on(where: str, check: Callable[[Ground], None], ground: Ground) -> None:
+    """A component's own check, whose message says which part of the config it is about."""
+    try:
+        check(ground)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
+
+
 def _refuse_unbuilt(e: Experiment) -> None:
     """Name the components that a config asks for and that are not there."""
     for field, kind, specs in (
-        ("defences", "client_defence", e.defences),
         ("server_defences", "server_defence", e.server_defences),
         ("coalition", "coalition", [e.coalition] if e.coalition else []),
         ("adversary", "poisoning", [e.adversary] if e.adversary else []),

@@ -1,6 +1,7 @@
 """From scores to figures: result.json and curves.json as plain values."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -143,19 +144,31 @@ def _line(about: Mapping[str, Any], kind: str, audits: Mapping[int, Audit]) -> d
 
 def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[str, Any]]:
     """What every component did; one that never acted is flagged by the report."""
-    rows = []
-    aggregator = prepared.aggregator
-    for name, kind, label, counters, proof in (
-        (name_of(aggregator), "aggregator", "aggregator", counted.get("aggregator", {}), "rows"),
-        ("screening", "server", "server", counted.get("server", {}), "answers"),
-        *(
-            (name_of(p.attack), "membership", p.label, counted.get(p.label, {}), "rounds_used")
-            for p in prepared.attacks
-        ),
-    ):
+
+    def entry(name: str, kind: str, label: str, proof: str) -> dict[str, Any]:
+        counters = dict(counted.get(label, {}))
         acted = counters.get(proof, 0) > 0
-        rows.append({"name": name, "kind": kind, "label": label, "acted": acted, "counters": dict(counters)})
-    return rows
+        return {"name": name, "kind": kind, "label": label, "acted": acted, "counters": counters}
+
+    defences = []
+    for one in prepared.defences:
+        row = entry(name_of(one.defence), "client_defence", one.label, one.defence.proof)
+        defences.append({**row, "counters": one.defence.told(row["counters"])})
+    return [
+        *defences,
+        entry(name_of(prepared.aggregator), "aggregator", "aggregator", "rows"),
+        entry("screening", "server", "server", "answers"),
+        *(entry(name_of(p.attack), "membership", p.label, "rounds_used") for p in prepared.attacks),
+    ]
+
+
+def privacy(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[str, Any]]:
+    """The differential-privacy guarantees that the run's defences spent."""
+    return [
+        {"label": one.label, **asdict(guarantee)}
+        for one in prepared.defences
+        for guarantee in one.defence.guarantees(counted.get(one.label, {}), prepared.ground(one))
+    ]
 
 
 def paper_rows(paper: Paper, rows: list[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
@@ -221,6 +234,7 @@ def assemble(
         "attacks": rows,
         "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
         "components": components(prepared, {**notes.counters, **counters}),
+        "privacy": privacy(prepared, notes.counters),
         "paper": paper_rows(e.paper, rows, e) if e.paper else None,
         "warnings": [*left_out(prepared, scored), *warnings_of(rows, e)],
     }
@@ -240,7 +254,12 @@ def task_part(prepared: Prepared, state: State, notes: Notes) -> dict[str, Any]:
         "parameters": task.layout.trained,
         "history": notes.history,
         "clients": [
-            {"client": number, "examples": len(rows), "classes": len(data.train.y[rows].unique())}
+            {
+                "client": number,
+                "examples": len(rows),
+                "classes": len(data.train.y[rows].unique()),
+                "defences": [one.label for one in prepared.defences if number in one.clients],
+            }
             for number, rows in enumerate(prepared.shards)
         ],
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from fedsiege.aggregation import acceptable
+from fedsiege.defences.client.base import Guard
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.federation.rounds import Answer, Federation, Models
 from fedsiege.streams import stream
@@ -17,6 +18,7 @@ class LocalEngine:
         for client in invited:
             age = federation.age(number, client, len(models))
             examples = federation.shards[client]
+            turns = federation.turns(number, client)
             update = train(
                 federation.task,
                 models[age],
@@ -24,10 +26,13 @@ class LocalEngine:
                 federation.training,
                 federation.training.rate(number - age, federation.rounds),
                 stream(federation.seed, "client", number, client),
+                Guard(list(turns.values())),
+                number,
             )
             if acceptable(update, len(update)) == "nonfinite":
                 raise TrainingDivergedError(
                     f"round {number}, client {client}: training gave non-finite weights; "
                     f"lower training.lr ({federation.training.lr:g}) or look at the client's data"
                 )
-            yield Answer(client, update, float(len(examples)), age)
+            counters = {label: turn.counters for label, (_, turn) in turns.items()}
+            yield Answer(client, update, float(len(examples)), age, counters)

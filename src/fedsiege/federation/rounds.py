@@ -6,7 +6,7 @@ on any engine, in any order of clients, and when it goes on from any round.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import Aggregator, LinearAggregator, Sum
+from fedsiege.defences.client.base import ClientDefence, Posted, Turn
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Counters, Examples, Round
 from fedsiege.streams import stream
@@ -28,12 +29,16 @@ SPILL = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One client's reply: its update [d], its number of examples, and the age of the model it started from."""
+    """One client's reply: its update [d], its number of examples, and the age of the model it started from.
+
+    `counters` is what the client's defences did, by their labels: notes for the report, not seen by any adversary.
+    """
 
     client: int
     update: Tensor
     weight: float
     age: int
+    counters: Mapping[str, Counters] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -79,6 +84,7 @@ class Federation:
         participation: the share of clients invited to a round, drawn without replacement, at least one.
         delay: a client's answer may be based on a model up to this many rounds old (age uniform in 0..delay).
         server_step: what the aggregate is multiplied with before it is added to the global model.
+        defences: the client-side defences, in order.
         keeps: whether the rows of round `number` are wanted after aggregation (for the evidence).
         spill: folder for memory-mapped rows when a cohort is larger than memory should hold.
 
@@ -91,6 +97,7 @@ class Federation:
     engine: Engine
     rounds: int
     seed: int
+    defences: tuple[Posted, ...] = ()
     participation: float = 1.0
     delay: int = 0
     server_step: float = 1.0
@@ -112,10 +119,25 @@ class Federation:
         oldest = min(self.delay, available - 1)
         return int(stream(self.seed, "age", number, client).integers(0, oldest, endpoint=True))
 
+    def turns(self, number: int, client: int) -> dict[str, tuple[ClientDefence, Turn]]:
+        """The defences that a client uses in a round, by label, each with a turn of its own."""
+        using = [one for one in self.defences if client in one.clients]
+        at = Turn(
+            task=self.task,
+            number=number,
+            client=client,
+            examples=len(self.shards[client]),
+            batch=self.training.step_size,
+            rng=stream(self.seed, "turn", number, client),
+        )
+        return {one.label: (one.defence, one.turn(self.seed, at)) for one in using}
+
     def _round(self, number: int, models: Models) -> Round:
         start, tally = models[0], {"answers": 0, "dropped_nonfinite": 0, "dropped_misshapen": 0}
         invited = invited_to(number, len(self.shards), self.participation, self.seed)
-        answers = screened(self.engine.answers(self, number, invited, models), len(start), tally)
+        acted: dict[str, Counters] = {}
+        replies = noted(self.engine.answers(self, number, invited, models), acted)
+        answers = screened(replies, len(start), tally)
         cohort = None
         if isinstance(self.aggregator, LinearAggregator) and not self.keeps(number):
             combined = streamed(self.aggregator, answers)
@@ -131,7 +153,7 @@ class Federation:
                     f"round {number}: the global model became non-finite after aggregation; lower training.lr "
                     f"({self.training.lr:g}) or server_step ({self.server_step:g})"
                 )
-        counters = {"aggregator": info, "server": {name: float(n) for name, n in tally.items()}}
+        counters = {"aggregator": info, "server": {name: float(n) for name, n in tally.items()}, **acted}
         return Round(number=number, start=start, end=end, cohort=cohort, counters=counters)
 
 
@@ -141,6 +163,16 @@ def invited_to(number: int, clients: int, participation: float, seed: int) -> li
     if count == clients:
         return list(range(count))
     return sorted(stream(seed, "invited", number).choice(clients, size=count, replace=False).tolist())
+
+
+def noted(answers: Iterator[Answer], acted: dict[str, Counters]) -> Iterator[Answer]:
+    """The answers as they are; what the clients' defences did is added up in `acted`, by label."""
+    for answer in answers:
+        for label, counters in answer.counters.items():
+            total = acted.setdefault(label, {})
+            for name, n in counters.items():
+                total[name] = total.get(name, 0) + n
+        yield answer
 
 
 def screened(answers: Iterator[Answer], size: int, tally: dict[str, int]) -> Iterator[Answer]:

@@ -34,6 +34,11 @@ WHERE = {
     "worst": "the client that leaks most",
     "any": "member of any client",
 }
+UNITS = {"example": "for each single example", "client": "for each client’s data as a whole"}
+AGAINST_WHOM = {
+    "server": "against a server that sees single updates",
+    "aggregate": "against whoever sees only what was aggregated",
+}
 REDRAWN = (
     "Non-members were drawn anew for every client and round, as published code does. That alone makes tens of per "
     "cent TPR at 0.1 % FPR out of nothing: compare with the paper, quote nothing"
@@ -184,6 +189,22 @@ def caution(rate: Rate) -> str:
 def idle(run: Finished) -> list[str]:
     """The components that never acted."""
     return [one.label for one in run.report.components if not one.acted]
+
+
+def guarantees(run: Finished) -> list[str]:
+    """The differential-privacy guarantees that the run's defences spent, a sentence each."""
+    found = []
+    for one in run.report.privacy:
+        spent = (
+            f"ε{SPACE}={SPACE}{one.epsilon:.4g} at δ{SPACE}={SPACE}{one.delta:g}"
+            if one.epsilon is not None
+            else "no finite ε"
+        )
+        found.append(
+            f"{one.label}: {spent}, {UNITS[one.unit]}, {AGAINST_WHOM[one.against]} ({one.accountant}). "
+            f"{sentence(one.note)}"
+        )
+    return found
 
 
 def _question(run: Finished, rows: list[Row]) -> str:

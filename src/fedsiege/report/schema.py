@@ -88,6 +88,7 @@ class Client(_Record):
     client: int
     examples: int
     classes: int | None = None
+    defences: list[str] = []
 
 
 class Task(_Record):
@@ -144,6 +145,18 @@ class Component(_Record):
     label: str
     acted: bool
     counters: dict[str, float | None]
+
+
+class Guarantee(_Record):
+    """A differential-privacy guarantee that a defence spent."""
+
+    label: str
+    unit: Literal["example", "client"]
+    against: Literal["server", "aggregate"]
+    epsilon: float | None
+    delta: float
+    accountant: str
+    note: str
 
 
 class Cost(_Record):
@@ -203,6 +216,7 @@ class ResultFile(_Record):
     attacks: list[Entry]
     null_test: list[Null] | None = None
     components: list[Component]
+    privacy: list[Guarantee] = []
     cost: Cost
     provenance: Provenance
     paper: Paper | None = None

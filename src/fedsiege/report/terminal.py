@@ -5,7 +5,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fedsiege.report.findings import AGAINST, basis, cautions, compared, finding, idle, warnings, where_name
+from fedsiege.report.findings import (
+    AGAINST,
+    basis,
+    cautions,
+    compared,
+    finding,
+    guarantees,
+    idle,
+    warnings,
+    where_name,
+)
 from fedsiege.report.finished import Finished, Row
 from fedsiege.report.schema import Null, Paper
 from fedsiege.report.words import digits, fixed, fixed_span, fpr_name, hundredths, listed, percent, span
@@ -128,6 +138,7 @@ def _notes(run: Finished) -> list[Text]:
     if task.train_accuracy is not None:
         learnt += f", training accuracy {percent(task.train_accuracy)}"
     notes.append(Text(learnt + "."))
+    notes += [Text(f"Guarantee of {one}") for one in guarantees(run)]
     notes += [Text(f"{MARK} {one}", style="yellow") for one in cautions(run, run.rows())]
     notes += [Text(f"! {one}", style="yellow") for one in warnings(run)]
     if idle(run):

@@ -1,0 +1,1 @@
+"""What clients and servers do against attacks, one defence a file."""

@@ -1,0 +1,1 @@
+"""Defences that a client applies by itself, before the server receives anything."""

@@ -1,0 +1,352 @@
+"""What a client-side defence is, and how several of them act in one client's local training.
+
+A defence overrides the moments at which it acts. All of them lie before the upload, so that what is recorded, and
+attacked, is what the server received. What is random in a defence comes from its own stream of the round and the
+client: training without the defence draws the same numbers as training with it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsiege.errors import InputError
+from fedsiege.records import Counters, Examples
+from fedsiege.registry import label_of, name_of
+from fedsiege.streams import stream
+from fedsiege.task import Task
+
+Clients = (
+    Literal["all"]
+    | Annotated[int, Field(ge=0)]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+)
+"""Which clients use a defence: `all`, a client's number, or a list of numbers."""
+
+Part = slice | Tensor
+"""The examples of one step, as positions in the epoch's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step trains on: inputs x [b, ...] as the model takes them, and classes with weights.
+
+    `labels` holds pairs of classes [b] and weights [b] that sum to one for each example; an example that is not
+    mixed has one class of weight 1.
+    """
+
+    x: Tensor
+    labels: tuple[tuple[Tensor, Tensor], ...]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Batch":
+        """Inputs with one class each [b]."""
+        return cls(x, ((y, torch.ones_like(y, dtype=torch.float32)),))
+
+    def rows(self, some: slice) -> "Batch":
+        """A part of the batch."""
+        return Batch(self.x[some], tuple((y[some], weight[some]) for y, weight in self.labels))
+
+    def weighted(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """`of(classes)` [b], summed over the classes of each example with their weights."""
+        (first, _), *more = self.labels
+        if not more:
+            return of(first)
+        return torch.stack([weight * of(y) for y, weight in self.labels]).sum(0)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One defence in one client's local training: what it may know, draw from, and note.
+
+    Args:
+        task: the resident model and its loss.
+        number: the round, from 1.
+        client: the client's number.
+        examples: how many examples the client owns.
+        batch: the examples of a step; null when a step takes all.
+        rng: the defence's own stream of this round and client.
+        epoch: the client's epochs so far had it taken part in every round, from 0.
+        tool: what `during` made for the length of this turn.
+
+    """
+
+    task: Task
+    number: int
+    client: int
+    examples: int
+    batch: int | None
+    rng: np.random.Generator
+    epoch: int = 0
+    tool: Any = None
+    counters: Counters = field(default_factory=dict)
+
+    def count(self, name: str, n: float = 1) -> None:
+        """Add n to a counter of what the defence did; counters add up over clients and rounds."""
+        self.counters[name] = self.counters.get(name, 0) + n
+
+    def generator(self) -> torch.Generator:
+        """A torch generator of this turn, on the model's device; another one at every call."""
+        generator = torch.Generator(device=self.task.device)
+        generator.manual_seed(int(self.rng.integers(2**63)))
+        return generator
+
+    def normal(self, size: int) -> Tensor:
+        """Standard normal numbers [size]."""
+        return torch.randn(size, generator=self.generator(), device=self.task.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is known of a run before the first round, for a defence to check itself against.
+
+    Args:
+        task: the model and its loss.
+        examples: a few of the training data.
+        sizes: how many examples each client owns [K].
+        using: the clients that use the defence.
+        batch: the examples of a step; null when a step takes all that a client has.
+        precision: the arithmetic of local training.
+        weights: each client's weight in the aggregation [K]; null when the rule is no weighted mean.
+        cohort: how many clients take part in a round.
+
+    """
+
+    task: Task
+    examples: Examples
+    sizes: Sequence[int]
+    using: Sequence[int]
+    batch: int | None
+    precision: str = "fp32"
+    weights: Sequence[float] | None = None
+    cohort: int = 1
+
+    def steps(self, client: int) -> int:
+        """Steps of an epoch of a client, before any defence changes them."""
+        return 1 if self.batch is None else math.ceil(self.sizes[client] / self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """A differential-privacy guarantee that a run spent.
+
+    `unit` is what is protected (an `example` or a whole `client`), `against` who is bounded: the `server`, who sees
+    single updates, or anyone who sees only the `aggregate`.
+    """
+
+    unit: Literal["example", "client"]
+    against: Literal["server", "aggregate"]
+    epsilon: float
+    delta: float
+    accountant: str
+    note: str
+
+
+class ClientDefence:
+    """A way for a client to make its own upload less revealing."""
+
+    title: ClassVar[str]
+    """Its name in tables and figures."""
+    neutral: ClassVar[Mapping[str, Any] | None]
+    """The fields at which the run is bit-identical to one without the defence; None if there is no such setting."""
+    proof: ClassVar[str]
+    """The counter that is above zero when it acted."""
+    couples: ClassVar[bool] = False
+    """True: one example changes what another contributes to a step, so that clipping per example bounds nothing."""
+    replaces: ClassVar[Literal["loss", "gradient"] | None] = None
+    """What it makes instead of the plain one; a run has room for one of each."""
+
+    clients: Clients
+    """Each defence has this field."""
+
+    def check(self, ground: Ground) -> None:
+        """Refuse, before the first round, what this run cannot do; InputError says why."""
+
+    def during(self, turn: Turn) -> AbstractContextManager[Any]:  # noqa: ARG002 - for those who need it
+        """What the defence needs for the length of the local training; it is then `turn.tool`."""
+        return nullcontext()
+
+    def on_data(self, examples: Examples, turn: Turn) -> Examples:  # noqa: ARG002
+        """The examples that this round trains on."""
+        return examples
+
+    def on_epoch(self, parts: list[Part], turn: Turn) -> list[Part]:  # noqa: ARG002
+        """The steps of an epoch, each by its positions in the epoch's order."""
+        return parts
+
+    def on_images(self, x: Tensor, turn: Turn) -> Tensor:  # noqa: ARG002
+        """Raw inputs [b, ...] of a step, before they are normalised."""
+        return x
+
+    def on_batch(self, batch: Batch, turn: Turn) -> Batch:  # noqa: ARG002
+        """Inputs and labels of a step, as the model takes them."""
+        return batch
+
+    def on_loss(self, losses: Tensor, logits: Tensor, batch: Batch, turn: Turn) -> Tensor:  # noqa: ARG002
+        """The losses [b] whose mean is trained, from the cross-entropies [b] and the logits [b, C]."""
+        return losses
+
+    def on_gradient(self, losses: Callable[[Batch], Tensor], batch: Batch, turn: Turn) -> None:
+        """Fill `turn.task.gradient` for a step, from the batch and the function to its losses [b]."""
+        raise NotImplementedError
+
+    def on_update(self, update: Tensor, turn: Turn) -> Tensor:  # noqa: ARG002
+        """The update [d] that leaves the client; `turn.task.layout` tells where each tensor lies."""
+        return update
+
+    def told(self, counters: Counters) -> Counters:
+        """What the report says it did, from the counters of all clients and rounds."""
+        return counters
+
+    def guarantees(self, counters: Counters, ground: Ground) -> list[Guarantee]:  # noqa: ARG002
+        """The privacy that was spent, where there is any guarantee."""
+        return []
+
+
+def means(counters: Counters, *names: str, over: str = "updates") -> Counters:
+    """The counters, with those of these names divided by another: sums over clients and rounds as means."""
+    n = counters.get(over, 0)
+    return {
+        (f"mean_{name}" if name in names else name): (total / n if name in names and n else total)
+        for name, total in counters.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A defence in a run: its label, the clients that use it, and its place among those of its name."""
+
+    defence: ClientDefence
+    label: str
+    clients: frozenset[int]
+    nth: int = 0
+
+    def turn(self, seed: int, at: Turn) -> Turn:
+        """Its turn in a client's training `at`, with a stream and counters of its own."""
+        rng = stream(seed, "defence", name_of(self.defence), self.nth, at.number, at.client)
+        return replace(at, rng=rng, counters={})
+
+
+def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...]:
+    """The defences of a run; InputError for a client that there is not, and for what cannot combine.
+
+    Args:
+        defences: in the order in which they act.
+        clients: K, all clients of the federation.
+
+    """
+    made: list[Posted] = []
+    for place, defence in enumerate(defences):
+        using = _using(defence, clients, f"defences.{place}.clients")
+        label = label_of(defence)
+        if any(label == other.label for other in made):
+            raise InputError(f"defences.{place}: {label} is listed twice; expected different defences or fields")
+        nth = sum(name_of(other.defence) == name_of(defence) for other in made)
+        one = Posted(defence, label, using, nth)
+        for other in made:
+            if other.clients & using:
+                _refuse_together(one, other, f"defences.{place}")
+        made.append(one)
+    return tuple(made)
+
+
+def _using(defence: ClientDefence, clients: int, where: str) -> frozenset[int]:
+    if defence.clients == "all":
+        return frozenset(range(clients))
+    numbers = (defence.clients,) if isinstance(defence.clients, int) else defence.clients
+    beyond = [number for number in numbers if number >= clients]
+    if beyond:
+        raise InputError(f"{where}: got client {beyond[0]}; expected clients from 0 to {clients - 1}")
+    return frozenset(numbers)
+
+
+def _refuse_together(one: Posted, other: Posted, where: str) -> None:
+    both = f"{one.label} and {other.label}"
+    here, there = one.defence, other.defence
+    if here.replaces is not None and here.replaces == there.replaces:
+        raise InputError(f"{where}: {both} both make the {here.replaces} of a step; expected one of them a client")
+    for private, mixing in ((here, there), (there, here)):
+        if private.replaces == "gradient" and mixing.couples:
+            raise InputError(
+                f"{where}: {both}: {name_of(mixing)} lets an example change what others contribute, so that "
+                f"clipping each gradient no longer bounds its influence; expected {name_of(private)} without it"
+            )
+
+
+class Guard:
+    """The defences of one client in one round, in order: each moment of the training, threaded through them."""
+
+    def __init__(self, turns: Sequence[tuple[ClientDefence, Turn]] = ()) -> None:
+        self._turns = tuple(turns)
+        self._gradient = next(((d, turn) for d, turn in turns if d.replaces == "gradient"), None)
+
+    @contextmanager
+    def training(self, epoch: int) -> Iterator[None]:
+        """The local training, which begins with this epoch of the client's."""
+        with ExitStack() as stack:
+            for defence, turn in self._turns:
+                turn.epoch = epoch
+                turn.tool = stack.enter_context(defence.during(turn))
+            yield
+
+    def next_epoch(self) -> None:
+        """An epoch is over."""
+        for _, turn in self._turns:
+            turn.epoch += 1
+
+    def on_data(self, examples: Examples) -> Examples:
+        """The examples that this round trains on."""
+        for defence, turn in self._turns:
+            examples = defence.on_data(examples, turn)
+        return examples
+
+    def on_epoch(self, parts: list[Part]) -> list[Part]:
+        """The steps of an epoch."""
+        for defence, turn in self._turns:
+            parts = defence.on_epoch(parts, turn)
+        return parts
+
+    def on_images(self, x: Tensor) -> Tensor:
+        """Raw inputs of a step."""
+        for defence, turn in self._turns:
+            x = defence.on_images(x, turn)
+        return x
+
+    def on_batch(self, batch: Batch) -> Batch:
+        """Inputs and labels of a step."""
+        for defence, turn in self._turns:
+            batch = defence.on_batch(batch, turn)
+        return batch
+
+    def on_loss(self, losses: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+        """The losses of a step."""
+        for defence, turn in self._turns:
+            losses = defence.on_loss(losses, logits, batch, turn)
+        return losses
+
+    def backward(self, losses: Callable[[Batch], Tensor], batch: Batch) -> None:
+        """The gradient of the mean loss, or what a defence makes of it, into the task's gradient."""
+        if self._gradient is None:
+            losses(batch).mean().backward()
+        else:
+            defence, turn = self._gradient
+            defence.on_gradient(losses, batch, turn)
+
+    def on_update(self, update: Tensor) -> Tensor:
+        """The update that leaves the client."""
+        for defence, turn in self._turns:
+            update = defence.on_update(update, turn)
+        return update
+
+
+UNGUARDED = Guard()
+"""No defence at all."""
