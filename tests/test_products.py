@@ -43,6 +43,22 @@ def test_both_ways_agree_with_the_gradients_written_out(
         torch.testing.assert_close(norm2, gradients.square().sum(1))
 
 
+@pytest.mark.parametrize(("positions", "outputs", "inputs"), SIZES)
+@pytest.mark.parametrize("tile", [(64, 256, 16), (2, 3, 2)])
+def test_sums_and_squares_on_a_support_are_those_of_the_gradients_written_out(
+    positions: int, outputs: int, inputs: int, tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(products.TILE, "cpu", tile)
+    g, a, rows = drawn(positions, outputs, inputs)
+    rows[0] = 0
+    rows[1:3][rows[1:3].abs() < 1] = 0
+    gradients = torch.einsum("bop,bip->boi", g, a).flatten(1)
+    naive = torch.stack([gradients[:, row != 0].square().sum(1) for row in rows])
+    for piece in (Piece("weight", 0, g, a), Piece("weight", 0, gradients)):
+        torch.testing.assert_close(piece.total(), gradients.sum(1))
+        torch.testing.assert_close(piece.squares_on(rows), naive)
+
+
 @pytest.mark.parametrize("way", [moved, formed])
 def test_updates_may_be_some_columns_of_longer_rows(way: products.Way) -> None:
     g, a, rows = drawn(3, 4, 5)

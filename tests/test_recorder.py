@@ -1,6 +1,7 @@
 """What a round leaves on disk: aligned with each row's own start model, for those present, or for nobody alone."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.recorder import Recorder
 from fedsiege.records import Cohort, Examples, Round
 from fedsiege.task import Task, seeded
-from fedsiege.trace import Groups, Trace, path_of
+from fedsiege.trace import Groups, Trace, grouping, path_of
 
 K, M, CLASSES = 5, 6, 3
 PRESENT, AGES = (0, 2, 3), (0, 2, 0)
-OF_SINGLE_CLIENTS = ("loss", "dot", "update_norm2", "head", "age", "weight", "present", "start_of", "logits")
+OF_SINGLE_CLIENTS = (
+    *("loss", "dot", "update_norm2", "update_sum", "support_norm2", "gradient_sum"),
+    *("head", "age", "weight", "present", "start_of", "logits"),
+)
 """What tells of single clients."""
+SUPPORT = frozenset({"support"})
 
 
 def model() -> nn.Module:
@@ -52,7 +57,7 @@ class Made:
         weights = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
         self.round = Round(7, self.start, self.end, Cohort(PRESENT, self.updates, weights, AGES, starts))
 
-    def recorder(self, folder: Path, groups: Groups = "blocks", **options: bool) -> Recorder:
+    def recorder(self, folder: Path, groups: Groups = "blocks", **options: Any) -> Recorder:
         recorder = Recorder(self.task, self.examples, K, CLASSES, folder, groups, **options)
         recorder.begin()
         return recorder
@@ -138,6 +143,66 @@ def test_signals_are_the_naive_ones_whatever_is_kept(made: Made, tmp_path: Path,
     np.testing.assert_allclose(trace.global_loss(0), made.losses(made.end), rtol=1e-5)
 
 
+@pytest.mark.parametrize("groups", ["total", "blocks", "tensors"])
+def test_cosines_over_non_zero_coordinates_are_the_naive_ones(made: Made, tmp_path: Path, groups: Groups) -> None:
+    trained = made.task.layout.trained
+    made.updates[0][made.updates[0].abs() < 0.2] = 0
+    made.updates[1][: trained // 2] = 0
+    made.recorder(tmp_path, groups, recordings=SUPPORT).record(made.round)
+    found, all_coordinates = Trace(tmp_path).cosine_nonzero(0), Trace(tmp_path).cosine(0)
+    for client, start, update in zip(PRESENT, made.starts(), made.updates, strict=True):
+        g, u = made.gradients(start), -update[:trained].double()
+        on = g[:, u != 0]
+        naive = (g @ u) / (on.norm(dim=1) * u.norm())
+        np.testing.assert_allclose(found[client], naive, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[3], all_coordinates[3], rtol=1e-5, err_msg="no zeros, nothing changes")
+    assert np.abs(found[0] - all_coordinates[0]).max() > 0.01
+    assert np.isnan(found[[1, 4]]).all()
+
+
+@pytest.mark.parametrize("groups", ["total", "blocks", "tensors"])
+def test_cosines_without_a_shift_are_the_naive_ones(made: Made, tmp_path: Path, groups: Groups) -> None:
+    made.updates[1] += 3.0
+    made.recorder(tmp_path, groups).record(made.round)
+    layout, found = made.task.layout, Trace(tmp_path).cosine_unshifted(0)
+    names, numbers = grouping(layout, groups)
+    places = [place for _, place in layout.slices()][: len(numbers)]
+    rest = made.updates[:, : layout.trained].double()
+    for group in range(len(names)):
+        inside = torch.zeros(layout.trained, dtype=torch.bool)
+        for place, number in zip(places, numbers, strict=True):
+            inside[place] |= number == group
+        means = rest[:, inside].mean(1)
+        typical = [np.median(np.delete(means.numpy(), row)) for row in range(len(PRESENT))]
+        rest[:, inside] -= (means - torch.tensor(typical))[:, None]
+    for client, start, update in zip(PRESENT, made.starts(), rest, strict=True):
+        g, u = made.gradients(start), -update
+        naive = (g @ u) / (g.norm(dim=1) * u.norm())
+        np.testing.assert_allclose(found[client], naive, rtol=1e-3, atol=1e-5)
+    assert np.abs(found[2] - Trace(tmp_path).cosine(0)[2]).max() > 0.1
+    assert np.isnan(found[[1, 4]]).all()
+
+
+def test_what_raised_a_class_is_the_naive_share(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path).record(made.round)
+    found, head = Trace(tmp_path).rise(0), made.task.layout.head
+    for client, update in zip(PRESENT, made.updates[:, head].double(), strict=True):
+        weight = update[: 4 * CLASSES].view(CLASSES, 4)
+        for c in range(CLASSES):
+            moved = [float(weight[c, i] - weight[:, i].mean()) for i in range(4)]
+            share = sum(max(move, 0) for move in moved) / sum(map(abs, moved))
+            assert found[client, c] == pytest.approx(share, rel=1e-5)
+    assert np.isnan(found[[1, 4]]).all()
+
+
+def test_gradients_on_a_support_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> None:
+    sizes = [made.recorder(tmp_path / name).record(made.round) for name in ("a", "b")]
+    more = made.recorder(tmp_path / "more", recordings=SUPPORT).record(made.round)
+    assert sizes[0] == sizes[1] < more
+    with pytest.raises(InputError, match=r"no support_norm2; .* list an attack with coordinates: nonzero"):
+        Trace(tmp_path / "a").cosine_nonzero(0)
+
+
 def test_who_was_there(made: Made, tmp_path: Path) -> None:
     made.recorder(tmp_path).record(made.round)
     trace = Trace(tmp_path)
@@ -178,8 +243,11 @@ def test_a_last_layer_that_is_no_classifier_is_named(tmp_path: Path) -> None:
     start = task.state.clone()
     cohort = Cohort((0,), torch.zeros(1, task.layout.size), torch.ones(1), (0,), {0: start})
     recorder.record(Round(1, start, start, cohort))
-    with pytest.raises(InputError, match=r"last layer has tensors of \(1,\) values; expected a weight and a bias"):
-        Trace(tmp_path).head(0)
+    for read in (Trace(tmp_path).head, Trace(tmp_path).rise):
+        with pytest.raises(
+            InputError, match=r"last layer has tensors of \(1,\) values; expected a weight and a bias"
+        ):
+            read(0)
 
 
 def test_logits_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> None:
@@ -200,7 +268,7 @@ def test_logits_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> Non
 
 
 def test_secure_aggregation_writes_nothing_of_single_clients(made: Made, tmp_path: Path) -> None:
-    made.recorder(tmp_path, aggregate_only=True).record(made.round)
+    made.recorder(tmp_path, aggregate_only=True, recordings=SUPPORT).record(made.round)
     with safe_open(path_of(tmp_path, 7), framework="pt") as file:
         keys = set(file.keys())
         shapes = {name: tuple(file.get_tensor(name).shape) for name in keys}
@@ -214,7 +282,7 @@ def test_secure_aggregation_writes_nothing_of_single_clients(made: Made, tmp_pat
         np.testing.assert_allclose(
             getattr(trace, signal)(0), getattr(Trace(tmp_path / "open"), signal)(0), rtol=1e-4
         )
-    for signal in ("loss", "cosine", "diff", "present", "head"):
+    for signal in ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "present", "head", "rise"):
         with pytest.raises(InputError, match="the trace has no"):
             getattr(trace, signal)(0)
 

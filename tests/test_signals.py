@@ -266,9 +266,30 @@ def test_every_tensor_agrees_with_naive_float64_autograd(case: Case) -> None:
         close(found.dot[number], -(against[:, place] @ naive.T))
         close(found.gradient_norm2[number], naive.square().sum(1))
         close(found.update_norm2[number], against[:, place].square().sum(1))
+        # Sums cancel: what is rounded is as large as the entries together.
+        within = 2e-6 * float(naive.abs().sum(1).max())
+        torch.testing.assert_close(found.gradient_sum[number].double(), naive.sum(1), rtol=2e-4, atol=within)
+        close(found.update_sum[number], against[:, place].sum(1))
+    assert found.support_norm2 is None
     with torch.no_grad():
         x = case.examples.x if case.examples.x.dtype == torch.int64 else case.examples.x.double()
         close(found.start_loss, F.cross_entropy(case.plain(x), case.examples.y, reduction="none"))
+
+
+def test_squared_norms_where_an_update_is_not_zero_agree_with_naive_float64_autograd(case: Case) -> None:
+    gradients, updates = case.gradients(), case.updates.clone()
+    updates[0][updates[0].abs() < 0.1] = 0
+    updates[1] = 0
+    change = updates.mean(0)
+    found = align(case.task, case.start, updates, case.examples, case.tensors(), extra=change, support=True)
+    plain = align(case.task, case.start, updates, case.examples, case.tensors(), extra=change)
+    assert found.support_norm2 is not None
+    assert found.support_norm2.shape == (len(case.tensors()), N, M), "of clients, not of the global change"
+    for number, (_, place) in zip(case.tensors(), case.task.layout.slices(), strict=False):
+        naive = torch.stack([gradients[:, place][:, row != 0].square().sum(1) for row in updates[:, place]])
+        close(found.support_norm2[number], naive)
+    for name in ("dot", "gradient_norm2", "gradient_sum", "update_norm2", "update_sum", "start_loss"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("block", [1, 40])
@@ -294,7 +315,7 @@ def test_groups_add_up_to_the_total(case: Case) -> None:
     halves = tuple(number % 2 for number in case.tensors())
     total = align(case.task, case.start, case.updates, case.examples, (0,) * len(halves))
     split = align(case.task, case.start, case.updates, case.examples, halves)
-    for name in ("dot", "gradient_norm2", "update_norm2"):
+    for name in ("dot", "gradient_norm2", "gradient_sum", "update_norm2", "update_sum"):
         whole = getattr(total, name)[0]
         for parts in (fine, split):
             torch.testing.assert_close(getattr(parts, name).sum(0), whole, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """Evidence on disk: what comes back, and what is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 
 from fedsiege.errors import InputError
 from fedsiege.records import Layout
-from fedsiege.trace import Header, Trace, absent, grouping, path_of, recorded_in, write_round
+from fedsiege.trace import Header, Trace, absent, entries, grouping, path_of, recorded_in, write_round
 
 K, M, G = 3, 4, 2
+SIZES = (8, 6)
 LAYOUT = Layout(
     names=("stem.0.weight", "stem.0.bias", "head.weight", "stem.1.running_mean"),
     shapes=((2, 3), (2,), (4, 2), (2,)),
@@ -35,11 +37,14 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
         "aggregate_dot": torch.randn(G, M, generator=rng),
         "aggregate_norm2": 5 + torch.rand(G, generator=rng),
         "head": torch.randn(K, 8, generator=rng),
+        "gradient_sum": torch.randn(2, G, M, generator=rng),
+        "update_sum": torch.randn(G, K, generator=rng),
+        "support_norm2": 1 + torch.rand(G, K, M, generator=rng),
         "present": torch.tensor([1, 0, 1], dtype=torch.uint8),
     }
     for name in ("loss", "head"):
         made[name][1] = torch.nan
-    for name in ("dot", "update_norm2"):
+    for name in ("dot", "update_norm2", "update_sum", "support_norm2"):
         made[name][:, 1] = torch.nan
     return made
 
@@ -55,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def header(place: Path) -> None:
     ids, labels = np.array(["a", "b", "c", "d"]), np.array([0, 1, 1, 0])
-    Header(clients=K, classes=2, groups=("stem", "head"), head=(8,), ids=ids, labels=labels).write(place)
+    Header(K, 2, ("stem", "head"), (8,), ids, labels, SIZES).write(place)
 
 
 def test_rounds_are_in_order_and_the_header_comes_back(folder: Path) -> None:
@@ -87,6 +92,79 @@ def test_signals_are_the_formulas_by_group(folder: Path, t: int, groups: list[st
             np.testing.assert_allclose(trace.diff(t)[client], 2 * dot[client] - g2[start], rtol=1e-6)
     assert np.isnan(found[1]).all()
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("t", [0, 1, 2])
+def test_adapted_cosines_are_the_formulas(folder: Path, t: int) -> None:
+    trace = Trace(folder)
+    raw = {name: value.double().numpy() for name, value in tensors(trace.rounds[t]).items()}
+    nonzero, unshifted = trace.cosine_nonzero(t), trace.cosine_unshifted(t)
+    for client, other, start in ((0, 2, 0), (2, 0, 1)):
+        dot, u2 = raw["dot"][:, client], raw["update_norm2"][:, client].sum()
+        size = np.sqrt(raw["support_norm2"][:, client].sum(0) * u2)
+        np.testing.assert_allclose(nonzero[client], dot.sum(0) / size, rtol=1e-6)
+        total, rest = dot.sum(0), u2
+        for group, n in enumerate(SIZES):  # of the two that were there, each is brought to the other's mean
+            c = (raw["update_sum"][group, client] - raw["update_sum"][group, other]) / n
+            total = total + c * raw["gradient_sum"][start, group]
+            rest += n * c * c - 2 * c * raw["update_sum"][group, client]
+        norm2 = raw["gradient_norm2"][start].sum(0)
+        np.testing.assert_allclose(unshifted[client], total / np.sqrt(norm2 * rest), rtol=1e-5)
+    assert np.isnan(nonzero[1]).all()
+    assert np.isnan(unshifted[1]).all()
+
+
+def test_a_client_alone_keeps_its_mean(tmp_path: Path) -> None:
+    header(tmp_path)
+    alone = tensors(2)
+    alone["present"] = torch.tensor([1, 0, 0], dtype=torch.uint8)
+    write_round(tmp_path, 1, alone)
+    np.testing.assert_array_equal(Trace(tmp_path).cosine_unshifted(0)[0], Trace(tmp_path).cosine(0)[0])
+
+
+def test_an_update_that_is_all_shift_has_cosine_zero(tmp_path: Path) -> None:
+    header(tmp_path)
+    made = tensors(3)
+    sizes = torch.tensor(SIZES)
+    made["update_sum"][:, 0], made["update_norm2"][:, 0] = 0.3 * sizes, 0.09 * sizes
+    made["update_sum"][:, 2] = 0
+    write_round(tmp_path, 1, made)
+    assert Trace(tmp_path).cosine_unshifted(0)[0].tolist() == [0.0] * M
+    assert np.isfinite(Trace(tmp_path).cosine_unshifted(0)[2]).all()
+
+
+def test_how_far_classes_were_raised_by_hand(tmp_path: Path) -> None:
+    header(tmp_path)
+    made = tensors(4)
+    made["head"][0] = torch.tensor([1.0, 2, 3, 4, -1, 0, 1, -8])
+    made["head"][2] = torch.tensor([5.0, 6, 7, 8, 5, 6, 7, 8])
+    write_round(tmp_path, 1, made)
+    # Measured from the mean over both classes, the first moves by 1, 1, 1 and 6.
+    rise = Trace(tmp_path).rise(0)
+    assert rise[0].tolist() == [1.0, 0.0]
+    assert rise[2].tolist() == [0.5, 0.5], "one vector added to both classes moves neither"
+    assert np.isnan(rise[1]).all()
+    shifted = {**made, "head": made["head"] + 100}
+    write_round(tmp_path, 2, shifted)
+    np.testing.assert_array_equal(Trace(tmp_path).rise(1)[0], rise[0])
+
+
+def test_a_trace_from_before_sums_were_recorded_can_still_be_read(tmp_path: Path) -> None:
+    header(tmp_path)
+    path = tmp_path / "trace.json"
+    content = json.loads(path.read_text())
+    for name in ("sizes", "sha256"):
+        del content[name]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "sha256": digest}))
+    older = {name: value for name, value in tensors(5).items() if not name.endswith("_sum")}
+    write_round(tmp_path, 1, older)
+    trace = Trace(tmp_path)
+    assert np.isfinite(trace.cosine(0)[0]).all()
+    with pytest.raises(
+        InputError, match=r"no gradient_sum; it was recorded without, by an older version: train again"
+    ):
+        trace.cosine_unshifted(0)
 
 
 def test_other_signals(folder: Path) -> None:
@@ -197,6 +275,9 @@ def test_no_trace_at_all(tmp_path: Path) -> None:
 
 
 def test_groupings_of_trained_tensors() -> None:
+    assert entries(LAYOUT, "total") == (16,)
+    assert entries(LAYOUT, "blocks") == (8, 8)
+    assert entries(LAYOUT, "tensors") == (6, 2, 8)
     assert grouping(LAYOUT, "total") == (("total",), (0, 0, 0))
     assert grouping(LAYOUT, "blocks") == (("stem", "head"), (0, 0, 1))
     assert grouping(LAYOUT, "tensors") == (("stem.0.weight", "stem.0.bias", "head.weight"), (0, 1, 2))

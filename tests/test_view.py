@@ -22,14 +22,14 @@ def arrays() -> dict[str, Any]:
     made["labels"] = np.array([0, 1, 1, 0, 1])
     made["present"] = np.ones((T, K), dtype=bool)
     made["present"][1, 2] = False
-    for name in ("loss", "cosine", "diff", "head"):
+    for name in ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "head", "rise"):
         made[name][1, 2] = np.nan
     return made
 
 
 def test_server_sees_the_targets_column_and_the_others_that_were_present(arrays: dict[str, Any]) -> None:
     view = View(ArrayEvidence(arrays), "server")
-    for signal in ("loss", "cosine", "diff"):
+    for signal in ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "rise"):
         np.testing.assert_array_equal(view.own(signal, 1, 1), arrays[signal][1, 1])
         np.testing.assert_array_equal(view.others(signal, 1, 1), arrays[signal][1, [0, 3]])
         np.testing.assert_array_equal(view.others(signal, 1, 0), arrays[signal][0, [0, 2, 3]])
@@ -111,8 +111,9 @@ def test_other_vantages_are_refused_single_updates(arrays: dict[str, Any], vanta
     view = View(ArrayEvidence(arrays), vantage)
     with pytest.raises(ThreatModelError, match=rf"vantage {vantage}.*others\('cosine'\).*single clients.*hidden"):
         view.others("cosine", 0, 0)
-    with pytest.raises(ThreatModelError, match=r"own\('head'\)"):
-        view.own("head", 0, 0)
+    for signal in ("head", "rise", "cosine_nonzero", "cosine_unshifted"):
+        with pytest.raises(ThreatModelError, match=rf"own\('{signal}'\)"):
+            view.own(signal, 0, 0)
     with pytest.raises(ThreatModelError, match="hidden"):
         view.company(0, 0)
     with pytest.raises(ThreatModelError, match=r"everyone\('loss'\)"):

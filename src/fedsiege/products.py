@@ -58,6 +58,25 @@ class Piece:
         """The gradients themselves [b, entries]."""
         return self.g if self.a is None else (self.g @ self.a.transpose(1, 2)).flatten(1)
 
+    def total(self) -> Tensor:
+        """The sums [b] of the gradients' entries; nothing is formed for them."""
+        if self.a is None:
+            return self.g.sum(1)
+        sums: Tensor = torch.linalg.vecdot(self.g.sum(1), self.a.sum(1))
+        return sums
+
+    def squares_on(self, rows: Tensor) -> Tensor:
+        """Squared norms [n, b] of the gradients on the entries at which each of n rows [n, entries] is not zero."""
+        if self.a is None:
+            return (rows != 0).to(self.g.dtype) @ self.g.square().T
+        squares = self.g.new_zeros(len(rows), len(self.g))
+        whole = rows.unflatten(1, (self.g.shape[1], self.a.shape[1]))
+        for outputs, inputs, blocks in _tiles(self.g, self.a):
+            there = (whole[:, outputs, inputs].flatten(1) != 0).to(self.g.dtype)
+            for some, block in blocks:
+                squares[:, some] += there @ block.square_().T
+        return squares
+
     def against(self, stacks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Products [n, b] with the same entries of n updates, and squared norms [b].
 
@@ -101,23 +120,32 @@ def formed(g: Tensor, a: Tensor, stacks: Sequence[Tensor]) -> tuple[Tensor, Tens
     Entries are the outer loops: the updates are the large operand, and each of their tiles is read once.
     """
     (b, outputs, positions), inputs = g.shape, a.shape[1]
-    high, wide, together = TILE[g.device.type]
     by_gram = _gram_cost(positions, inputs, outputs) < SQUARE
     norm2 = gram_norm2(g, a) if by_gram else g.new_zeros(b)
     dots = [g.new_zeros(len(stack), b) for stack in stacks]
     whole = [stack.unflatten(1, (outputs, inputs)) for stack in stacks]
-    for columns in _steps(inputs, wide):
-        into = a[:, columns].transpose(1, 2)
-        into = into.contiguous() if positions <= NEAR else into
-        for rows in _steps(outputs, high):
-            tiles = [stack[:, rows, columns].flatten(1) for stack in whole]
-            for some in _steps(b, together):
-                block = torch.bmm(g[some, rows], into[some]).flatten(1)
-                for dot, tile in zip(dots, tiles, strict=True):
-                    dot[:, some] += tile @ block.T
-                if not by_gram:
-                    norm2[some] += torch.linalg.vecdot(block, block)
+    for rows, columns, blocks in _tiles(g, a):
+        tiles = [stack[:, rows, columns].flatten(1) for stack in whole]
+        for some, block in blocks:
+            for dot, tile in zip(dots, tiles, strict=True):
+                dot[:, some] += tile @ block.T
+            if not by_gram:
+                norm2[some] += torch.linalg.vecdot(block, block)
     return torch.cat(dots), norm2
+
+
+def _tiles(g: Tensor, a: Tensor) -> Iterator[tuple[slice, slice, Iterator[tuple[slice, Tensor]]]]:
+    """Tiles of outputs and inputs; of each, some examples at a time with their gradients there [some, entries]."""
+    high, wide, together = TILE[g.device.type]
+    for columns in _steps(a.shape[1], wide):
+        into = a[:, columns].transpose(1, 2)
+        into = into.contiguous() if a.shape[2] <= NEAR else into
+        for rows in _steps(g.shape[1], high):
+            yield rows, columns, _blocks(g[:, rows], into, together)
+
+
+def _blocks(g: Tensor, into: Tensor, together: int) -> Iterator[tuple[slice, Tensor]]:
+    return ((some, torch.bmm(g[some], into[some]).flatten(1)) for some in _steps(len(g), together))
 
 
 def _steps(size: int, step: int) -> Iterator[slice]:

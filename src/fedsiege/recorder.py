@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Examples, Round
-from fedsiege.signals import align, losses_of, uploaded
+from fedsiege.signals import Alignment, align, losses_of, uploaded
 from fedsiege.task import Task
-from fedsiege.trace import Groups, Header, absent, grouping, write_round
+from fedsiege.trace import Groups, Header, absent, entries, grouping, write_round
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Recorder:
     groups: Groups = "blocks"
     aggregate_only: bool = False
     keep_logits: bool = False
+    recordings: frozenset[str] = frozenset()
+    """Evidence that is recorded on request alone: `support`, gradients' norms where an update is not zero."""
 
     def begin(self) -> None:
         """Write what all rounds share."""
@@ -41,6 +43,7 @@ class Recorder:
             clients=self.clients,
             classes=self.classes,
             groups=grouping(layout, self.groups)[0],
+            sizes=entries(layout, self.groups),
             head=head,
             ids=self.candidates.ids,
             labels=self.candidates.y.cpu().numpy(),
@@ -81,31 +84,31 @@ class Recorder:
         _, groups = grouping(self.task.layout, self.groups)
         own = {age: [i for i, a in enumerate(cohort.ages) if a == age] for age in cohort.starts} if cohort else {}
         ages = sorted({0, *own})
-        dots, norms, gradient_norms, order = [], [], [], []
+        support = "support" in self.recordings and cohort is not None
+        found: list[Alignment] = []
+        order: list[int] = []
         for age in ages:
             rows = own.get(age, [])
             updates = _rows(cohort, rows) if cohort else done.start.new_empty(0, len(done.start))
             start = cohort.starts[age] if cohort and age in cohort.starts else done.start
             change = done.end - done.start if age == 0 else None
-            found = align(self.task, start, updates, self.candidates, groups, change)
-            if age == 0:
-                aggregate = {"aggregate_dot": found.dot[:, -1], "aggregate_norm2": found.update_norm2[:, -1]}
-                start_loss = found.start_loss
-            dots.append(found.dot[:, : len(rows)])
-            norms.append(found.update_norm2[:, : len(rows)])
-            gradient_norms.append(found.gradient_norm2)
+            found.append(align(self.task, start, updates, self.candidates, groups, change, support=support))
             order += [cohort.clients[i] for i in rows] if cohort else []
         tensors: dict[str, Any] = {
-            **aggregate,
-            "gradient_norm2": torch.stack(gradient_norms),
-            "start_loss": start_loss,
+            "aggregate_dot": found[0].dot[:, -1],
+            "aggregate_norm2": found[0].update_norm2[:, -1],
+            "gradient_norm2": torch.stack([one.gradient_norm2 for one in found]),
+            "start_loss": found[0].start_loss,
         }
         if cohort:
             start_of = torch.zeros(self.clients, dtype=torch.int64)
             start_of[list(cohort.clients)] = torch.tensor([ages.index(age) for age in cohort.ages])
             tensors["start_of"] = start_of
-            tensors["dot"] = absent(torch.cat(dots, 1), order, self.clients, axis=1)
-            tensors["update_norm2"] = absent(torch.cat(norms, 1), order, self.clients, axis=1)
+            tensors["gradient_sum"] = torch.stack([one.gradient_sum for one in found])
+            counts = [len(own.get(age, [])) for age in ages]
+            for name in ("dot", "update_norm2", "update_sum", *(["support_norm2"] if support else [])):
+                parts = [getattr(one, name)[:, :count] for one, count in zip(found, counts, strict=True)]
+                tensors[name] = absent(torch.cat(parts, 1), order, self.clients, axis=1)
         return tensors
 
 

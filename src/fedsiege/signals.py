@@ -46,13 +46,18 @@ class Alignment:
     """Products of candidates' gradients with updates, per parameter group (G groups, n updates, m candidates).
 
     dot [G, n, m] is with `start - local`: positive when training went down the example's loss, as for a member.
-    gradient_norm2 [G, m] and update_norm2 [G, n] are squared norms; start_loss [m] is the loss of the start model.
+    gradient_norm2 [G, m] and update_norm2 [G, n] are squared norms, gradient_sum and update_sum the sums of all
+    entries; start_loss [m] is the loss of the start model. Where it was asked for, support_norm2 [G, n, m] is the
+    squared norm of a gradient on those entries that an update (`extra` left out) did not leave at zero.
     """
 
     dot: Tensor
     gradient_norm2: Tensor
+    gradient_sum: Tensor
     update_norm2: Tensor
+    update_sum: Tensor
     start_loss: Tensor
+    support_norm2: Tensor | None = None
 
 
 def align(
@@ -63,6 +68,7 @@ def align(
     groups: Sequence[int],
     extra: Tensor | None = None,
     batch: int | None = None,
+    support: bool = False,
 ) -> Alignment:
     """Align per-example gradients at the model `start` [d] with updates [n, d].
 
@@ -74,6 +80,7 @@ def align(
         groups: for each trained tensor the number of its group, 0..G-1.
         extra: one more update [d], which becomes the last row (the change of the global model, say).
         batch: candidates per backward pass; by the model's size when left out. Results do not depend on it.
+        support: whether to form `support_norm2`, which takes every layer's gradients.
 
     """
     task.load(start)
@@ -85,7 +92,8 @@ def align(
         return [stack[:, entries].to(task.device) for stack in stacks]
 
     dot = torch.zeros(count, n, m, device=task.device)
-    norm2 = torch.zeros(count, m, device=task.device)
+    norm2, total = torch.zeros(2, count, m, device=task.device)
+    on_support = torch.zeros(count, len(updates), m, device=task.device) if support else None
     losses = torch.zeros(m, device=task.device)
     places = list(task.layout.slices())[: len(groups)]
     where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
@@ -98,13 +106,25 @@ def align(
             for piece in tape.gradients(task, x, y):
                 group, place = where[piece.tensor]
                 begin, row = place.start + piece.offset, first + piece.first
-                products, squares = piece.against(read(slice(begin, begin + piece.entries)))
-                dot[group, :, row : row + len(piece.g)] += products
-                norm2[group, row : row + len(piece.g)] += squares
-    update_norm2 = torch.zeros(count, n, dtype=torch.float64, device=task.device)
+                stacks = read(slice(begin, begin + piece.entries))
+                products, squares = piece.against(stacks)
+                some = slice(row, row + len(piece.g))
+                dot[group, :, some] += products
+                norm2[group, some] += squares
+                total[group, some] += piece.total()
+                if on_support is not None:
+                    on_support[group, :, some] += piece.squares_on(stacks[0])
+    update_norm2, update_sum = torch.zeros(2, count, n, dtype=torch.float64, device=task.device)
     for (_, place), group in zip(places, groups, strict=True):
-        update_norm2[group] += torch.cat([norms2(rows) for rows in read(place)])
-    return Alignment(-dot, norm2, update_norm2.float(), losses)
+        stacks = read(place)
+        update_norm2[group] += torch.cat([norms2(rows) for rows in stacks])
+        update_sum[group] += torch.cat([sums(rows) for rows in stacks])
+    return Alignment(-dot, norm2, total, update_norm2.float(), update_sum.float(), losses, on_support)
+
+
+def sums(rows: Tensor) -> Tensor:
+    """Sums [n] of rows [n, d], as `norms2` forms squared norms."""
+    return torch.stack([part.sum(1) for part in rows.split(2**15, dim=1)]).sum(0, dtype=torch.float64)
 
 
 def norms2(rows: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A trace holds what the server could compute from what it received, for a fixed list of candidates, and no word
 on who is a member. Per round: losses [K, m], products of gradients and updates per parameter group [G, K, m],
-squared norms, and the last layer's updates. Rows of clients that were absent are NaN.
+squared norms and sums of both, and the last layer's updates; on request (`Recorder.recordings`) more. Rows of
+clients that were absent are NaN.
 """
 
 import functools
@@ -31,6 +32,9 @@ HEADER = "trace.json"
 CACHE = 2**29
 """Bytes of signals that stay in memory while attacks read a trace."""
 
+CANCELLED = 1e-5
+"""An update that is left with a smaller share of its squared norm once its shift is removed was all shift."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -43,6 +47,8 @@ class Header:
     """Sizes of the last layer's tensors, in order (weight, then bias where there is one)."""
     ids: Ids
     labels: NDArray[np.int64]
+    sizes: tuple[int, ...] = ()
+    """Entries of each group; none where a trace is older than they are."""
 
     def write(self, folder: Path) -> None:
         """Begin a trace in `folder`."""
@@ -52,6 +58,7 @@ class Header:
             "clients": self.clients,
             "classes": self.classes,
             "groups": list(self.groups),
+            "sizes": list(self.sizes),
             "head": list(self.head),
             "ids": self.ids.tolist(),
             "labels": self.labels.tolist(),
@@ -79,7 +86,15 @@ class Header:
             head=tuple(content["head"]),
             ids=np.array(content["ids"], dtype=np.str_),
             labels=np.array(content["labels"], dtype=np.int64),
+            sizes=tuple(content.get("sizes", ())),
         )
+
+
+MISSING = {
+    "support_norm2": ": list an attack with coordinates: nonzero (or record with recordings={'support'}) and train",
+    "gradient_sum": ", by an older version: train again",
+}
+"""What to do about evidence that a recorded round may lack."""
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -92,6 +107,15 @@ def grouping(layout: Layout, level: Groups) -> tuple[tuple[str, ...], tuple[int,
     keys = {"total": ("total",) * count, "blocks": layout.groups[:count], "tensors": layout.names[:count]}[level]
     names = tuple(dict.fromkeys(keys))
     return names, tuple(names.index(key) for key in keys)
+
+
+def entries(layout: Layout, level: Groups) -> tuple[int, ...]:
+    """The trained entries of each group of `grouping`."""
+    names, numbers = grouping(layout, level)
+    return tuple(
+        sum(size for size, own in zip(layout.sizes, numbers, strict=False) if own == group)
+        for group in range(len(names))
+    )
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -121,7 +145,7 @@ class Trace:
         self.folder = folder
         header = Header.read(folder)
         self.clients, self.classes = header.clients, header.classes
-        self.groups, self.head_sizes = header.groups, header.head
+        self.groups, self.sizes, self.head_sizes = header.groups, header.sizes, header.head
         self.ids, self.labels = header.ids, header.labels
         self.rounds = recorded_in(folder)
         # Attacks walk through all rounds, target by target: as many rounds stay in memory as fit into CACHE.
@@ -142,6 +166,14 @@ class Trace:
         """Cosine of candidates' gradients with clients' negative updates [K, m]; over some groups, if named."""
         return self._signal(t, "cosine", None if groups is None else tuple(groups))
 
+    def cosine_nonzero(self, t: int) -> NDArray[np.float32]:
+        """As `cosine`, over the entries that the client's update did not leave at zero [K, m]; where recorded."""
+        return self._signal(t, "cosine_nonzero")
+
+    def cosine_unshifted(self, t: int) -> NDArray[np.float32]:
+        """As `cosine`, after what an update's mean over a group exceeds the other clients' is taken off [K, m]."""
+        return self._signal(t, "cosine_unshifted")
+
     def diff(self, t: int) -> NDArray[np.float32]:
         """|u|² - |u - g|² = 2<g, u> - |g|² [K, m]."""
         return self._signal(t, "diff")
@@ -160,16 +192,37 @@ class Trace:
 
     def head(self, t: int) -> NDArray[np.float32]:
         """How each client's update moved each class's output [K, C]: the last bias, else its weight's row sums."""
-        rows: NDArray[np.float32] = self._read(t, "head")
         if len(self.head_sizes) == 2 and self.head_sizes[1] == self.classes:
+            rows: NDArray[np.float32] = self._read(t, "head")
             return rows[:, self.head_sizes[0] :]
-        if len(self.head_sizes) > 1 or self.head_sizes[0] % self.classes:
+        sums: NDArray[np.float32] = self._head_weight(t).sum(2)
+        return sums
+
+    def rise(self, t: int) -> NDArray[np.float32]:
+        """How far each client's update of the last layer's weights raised each class [K, C]: up, as a share of all.
+
+        A client's examples of a class raise the class's output where its features are active; every other example
+        lowers it. So features that are not negative (after a ReLU, say) leave the row of a class that was not
+        trained with a share near 0. Rows are measured from their mean over classes, which cross-entropy leaves
+        where it is: a constant added to the layer is not seen. A row that did not move has .5.
+        """
+        weight = self._head_weight(t)
+        moved = weight - weight.mean(axis=1, keepdims=True, dtype=np.float64)
+        up, total = np.maximum(moved, 0).sum(axis=2), np.abs(moved).sum(axis=2)
+        share = np.divide(up, total, out=np.full_like(up, 0.5), where=total != 0)
+        rise: NDArray[np.float32] = share.astype(np.float32)
+        return rise
+
+    def _head_weight(self, t: int) -> NDArray[np.float32]:
+        """Each client's update of the last layer's weight [K, C, features]."""
+        weight, *bias = self.head_sizes
+        if weight % self.classes or bias not in ([], [self.classes]):
             raise InputError(
                 f"{self.folder}: the model's last layer has tensors of {self.head_sizes} values; "
                 f"expected a weight and a bias with an output for each of the {self.classes} classes"
             )
-        sums: NDArray[np.float32] = rows.reshape(len(rows), self.classes, -1).sum(2)
-        return sums
+        rows: NDArray[np.float32] = self._read(t, "head")
+        return rows[:, :weight].reshape(len(rows), self.classes, -1)
 
     def logits(self, t: int) -> NDArray[np.float32]:
         """The logits of each client's uploaded model [K, m, C], where the run was asked to keep them."""
@@ -193,7 +246,9 @@ class Trace:
         try:
             with safe_open(path, framework="pt") as file:
                 if name not in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
-                    raise InputError(f"{path}: the trace has no {name}; it was recorded without")
+                    raise InputError(
+                        f"{path}: the trace has no {name}; it was recorded without{MISSING.get(name, '')}"
+                    )
                 values: NDArray[Any] = file.get_tensor(name).numpy()
                 return values
         except (SafetensorError, OSError) as error:
@@ -212,6 +267,10 @@ class Trace:
         if signal in ("loss", "global_loss"):
             losses: NDArray[np.float32] = self._read(t, signal)
             return losses
+        if signal == "cosine_nonzero":
+            return self._nonzero(t)
+        if signal == "cosine_unshifted":
+            return self._unshifted(t)
         chosen = slice(None) if groups is None else [self._group(name) for name in groups]
         # A row's gradients are those of its own start model: `start_of` names it (0 unless answers came late).
         norm2 = self._read(t, "gradient_norm2").astype(np.float64)[:, chosen].sum(1)
@@ -229,6 +288,30 @@ class Trace:
             row[:] = _compared(signal, dot[chosen, client], update2[client], norm2[start_of[client]])
         return values
 
+    def _nonzero(self, t: int) -> NDArray[np.float32]:
+        dot, norm2 = self._read(t, "dot"), self._read(t, "support_norm2")
+        update2 = self._read(t, "update_norm2").sum(0, dtype=np.float64)
+        values = np.empty(dot.shape[1:], dtype=np.float32)
+        for client, row in enumerate(values):
+            row[:] = _compared("cosine", dot[:, client], update2[client], norm2[:, client].sum(0, dtype=np.float64))
+        return values
+
+    def _unshifted(self, t: int) -> NDArray[np.float32]:
+        """In a group of n entries <g, u - c> = <g, u> - c sum(g), and |u - c|² = |u|² - 2 c sum(u) + n c²."""
+        dot, sums, start_of = (self._read(t, name) for name in ("dot", "gradient_sum", "start_of"))
+        norm2 = self._read(t, "gradient_norm2").sum(1, dtype=np.float64)
+        update_sum, size = self._read(t, "update_sum").astype(np.float64), np.array(self.sizes)[:, None]
+        shift = _shifts(update_sum / size, self.present(t))
+        before = self._read(t, "update_norm2").sum(0, dtype=np.float64)
+        after = before + (shift * (size * shift - 2 * update_sum)).sum(0)
+        after[after < CANCELLED * before] = 0.0
+        values = np.empty(dot.shape[1:], dtype=np.float32)
+        for client, row in enumerate(values):
+            # dot is with `start - local`: what the update loses, its negative gains.
+            products = dot[:, client] + shift[:, client, None] * sums[start_of[client]]
+            row[:] = _compared("cosine", products, after[client], norm2[start_of[client]])
+        return values
+
 
 def _compared(signal: str, dot: Floats, update2: np.float64, norm2: NDArray[np.float64]) -> NDArray[np.float32]:
     """A cosine or difference [m] from products by group [g, m] and squared norms of update and gradients [m]."""
@@ -240,6 +323,16 @@ def _compared(signal: str, dot: Floats, update2: np.float64, norm2: NDArray[np.f
         total = 2 * total - norm2
     values: NDArray[np.float32] = total.astype(np.float32)
     return values
+
+
+def _shifts(means: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What each client's means [G, K] exceed the median of the other present clients' by; 0 for a client alone."""
+    shifts = np.full_like(means, np.nan)
+    for client in np.flatnonzero(present):
+        others = present & (np.arange(len(present)) != client)
+        typical = np.median(means[:, others], axis=1) if others.any() else means[:, client]
+        shifts[:, client] = means[:, client] - typical
+    return shifts
 
 
 def absent(values: Tensor, rows: Sequence[int], clients: int, axis: int) -> Tensor:

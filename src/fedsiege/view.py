@@ -20,8 +20,11 @@ Vantage = Literal[
 ]
 """Where the adversary sits. Only `server` and `server_and_insider` see what single clients uploaded."""
 
-Signal = Literal["loss", "cosine", "diff", "norm2", "head", "labels"]
+Signal = Literal["loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "norm2", "head", "rise", "labels"]
 """What an attack can need of the evidence."""
+
+ON_REQUEST: Mapping[Signal, str] = {"cosine_nonzero": "support"}
+"""Signal -> what has to be recorded for it that is not recorded unless an attack of the run needs it."""
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -40,9 +43,12 @@ OF_THE_GLOBAL_MODEL: Mapping[str, str] = {
 AXES: Mapping[str, str] = {
     "loss": "TKm",
     "cosine": "TKm",
+    "cosine_nonzero": "TKm",
+    "cosine_unshifted": "TKm",
     "diff": "TKm",
     "norm2": "Tm",
     "head": "TKC",
+    "rise": "TKC",
     "labels": "m",
     "present": "TK",
     "global_loss": "Tm",
@@ -93,6 +99,14 @@ class Evidence(Protocol):
         """Cosine of the example's gradient at the start model with `start - local` [K, m]; positive = member."""
         ...
 
+    def cosine_nonzero(self, t: int) -> Floats:
+        """As `cosine`, over the coordinates at which the client's update is not zero [K, m]."""
+        ...
+
+    def cosine_unshifted(self, t: int) -> Floats:
+        """As `cosine`, with each client's update brought to the other clients' mean, by parameter group [K, m]."""
+        ...
+
     def diff(self, t: int) -> Floats:
         """2 <g, u> - |g|^2 with g the example's gradient and u = `start - local` [K, m]."""
         ...
@@ -113,13 +127,18 @@ class Evidence(Protocol):
         """Each client's update `local - start` of the last layer's bias, or its weight's row sums [K, C]."""
         ...
 
+    def rise(self, t: int) -> Floats:
+        """The share, 0 to 1, of a client's update of a class's last-layer weights that raised the class [K, C]."""
+        ...
+
 
 class ArrayEvidence:
     """Evidence from plain arrays.
 
     Args:
-        arrays: any of `loss cosine diff` [T, K, m], `norm2 global_loss aggregate_cosine aggregate_diff` [T, m],
-            `head` [T, K, C], `labels` [m] (integers), `present` [T, K] (booleans; all present when left out).
+        arrays: any of `loss cosine cosine_nonzero cosine_unshifted diff` [T, K, m], `norm2 global_loss
+            aggregate_cosine aggregate_diff` [T, m], `head rise` [T, K, C], `labels` [m] (integers) and `present`
+            [T, K] (booleans; all present when left out).
         rounds: T increasing round numbers; 1..T when left out.
 
     Raises InputError for an unknown array or a shape that does not fit, and on asking for an array not given.
@@ -159,6 +178,14 @@ class ArrayEvidence:
         """Cosine of gradient and `start - local` [K, m]."""
         return self._at("cosine", t)
 
+    def cosine_nonzero(self, t: int) -> Floats:
+        """`cosine` where the update is not zero [K, m]."""
+        return self._at("cosine_nonzero", t)
+
+    def cosine_unshifted(self, t: int) -> Floats:
+        """`cosine` with the update's shift taken off [K, m]."""
+        return self._at("cosine_unshifted", t)
+
     def diff(self, t: int) -> Floats:
         """2 <g, u> - |g|^2 [K, m]."""
         return self._at("diff", t)
@@ -178,6 +205,10 @@ class ArrayEvidence:
     def head(self, t: int) -> Floats:
         """Each client's update of the last layer [K, C]."""
         return self._at("head", t)
+
+    def rise(self, t: int) -> Floats:
+        """How far each client's update raised each class [K, C]."""
+        return self._at("rise", t)
 
     def _at(self, name: str, t: int) -> Floats:
         values: Floats = self._given(name)[t]
@@ -261,12 +292,12 @@ class View:
         return np.flatnonzero(self._evidence.present(t))
 
     def own(self, signal: Signal, target: int, t: int) -> Values:
-        """The signal of the target's update [m] (`head`: [C]), or of the global model under its vantages."""
+        """The signal of the target's update [m] (`head rise`: [C]), or of the global model under its vantages."""
         values: Values = self.each(signal, [target], t)[0]
         return values
 
     def each(self, signal: Signal, targets: Sequence[int], t: int, columns: slice = EVERY) -> Values:
-        """`own` of several targets [targets, m] (`head`: [targets, C]), or some columns of it."""
+        """`own` of several targets [targets, m] (`head rise`: [targets, C]), or some columns of it."""
         for target in targets:
             self._check(target)
         if not self.sees_updates and signal not in OF_THE_GLOBAL_MODEL:
@@ -280,13 +311,13 @@ class View:
         return self._finite(name, t, values[list(targets), columns])
 
     def others(self, signal: Signal, target: int, t: int) -> Values:
-        """The signal of the other clients that took part [<= K-1, m] (`head`: [<= K-1, C])."""
+        """The signal of the other clients that took part [<= K-1, m] (`head rise`: [.., C])."""
         self._check(target)
         self._need_updates(f"others({signal!r})")
         return self._finite(signal, t, self._read(signal, t)[self._others(target, t)])
 
     def everyone(self, signal: Signal, t: int, columns: slice = EVERY) -> Values:
-        """The signal of every client of `present(t)` [n, m] (`head`: [n, C]), or some columns of it."""
+        """The signal of every client of `present(t)` [n, m] (`head rise`: [n, C]), or some columns of it."""
         self._need_updates(f"everyone({signal!r})")
         return self._finite(signal, t, self._read(signal, t)[self.present(t), columns])
 

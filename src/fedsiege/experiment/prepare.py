@@ -21,7 +21,7 @@ from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation, invited_to
-from fedsiege.models.base import build_model
+from fedsiege.models.base import build_model, maker
 from fedsiege.registry import build, label_of, name_of
 from fedsiege.streams import entropy
 from fedsiege.task import Task, seeded
@@ -77,6 +77,7 @@ class Prepared:
             precision=e.training.precision,
             weights=[rule.weigh(float(size)) for size in sizes] if isinstance(rule, LinearAggregator) else None,
             cohort=len(invited_to(1, e.clients, e.participation, e.seed)),
+            later=[one.defence for one in self.defences[self.defences.index(defence) + 1 :]],
         )
 
     def federation(self, **options: Any) -> Federation:
@@ -99,6 +100,19 @@ class Prepared:
         )
 
 
+def check(experiment: Experiment) -> None:
+    """All that a config alone tells about a run; InputError names the first part that does not fit."""
+    e = experiment
+    aggregator_of(e)
+    _refuse_unbuilt(e)
+    attacks = plan_attacks(e)
+    defences_of(e)
+    source_of(e)
+    build("partition", e.partition, "partition")
+    maker(e.model)
+    check_attendance(e, attacks, resolve_targets(e.targets, e.clients))
+
+
 def prepare(experiment: Experiment) -> Prepared:
     """Build and check every part of a run; InputError names the first that does not fit."""
     e = experiment
@@ -106,7 +120,7 @@ def prepare(experiment: Experiment) -> Prepared:
     _refuse_unbuilt(e)
     attacks = plan_attacks(e)
     defences = defences_of(e)
-    source = build("data", source_spec(e.data) if isinstance(e.data, str) else e.data, "data")
+    source = source_of(e)
     divide = build("partition", e.partition, "partition")
     targets = resolve_targets(e.targets, e.clients)
     check_attendance(e, attacks, targets)
@@ -121,7 +135,7 @@ def prepare(experiment: Experiment) -> Prepared:
     candidates = draw(data, shards, targets, e.candidates, e.seed)
     task = task_of(e, data, device)
     for planned in attacks:
-        if "head" in planned.attack.needs and not task.ends_in_its_head(
+        if planned.attack.signals & {"head", "rise"} and not task.ends_in_its_head(
             data.train.take(np.arange(min(8, len(data.train)))).to(device)
         ):
             raise InputError(
@@ -172,6 +186,12 @@ def task_of(experiment: Experiment, data: Dataset, device: torch.device) -> Task
             f"expected (1, {classes}), one for each class"
         )
     return task
+
+
+def source_of(experiment: Experiment) -> Any:
+    """What reads the data."""
+    spec = experiment.data
+    return build("data", source_spec(spec) if isinstance(spec, str) else spec, "data")
 
 
 def aggregator_of(experiment: Experiment) -> Aggregator:

@@ -30,7 +30,7 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
     about = {
         "name": name_of(planned.attack),
         "attack": planned.label,
-        "title": planned.attack.title,
+        "title": planned.attack.heading,
         "vantage": planned.vantage,
     }
     rows: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ def curves(prepared: Prepared, scored: list[Scored], trace: Trace) -> dict[str, 
     """ROC curves of the pooled scores, and TPR at 0.1 % FPR of each single-round attack at every recorded round."""
     roc, rounds = [], []
     for planned in prepared.attacks:
-        about = {"attack": planned.label, "title": planned.attack.title}
+        about = {"attack": planned.label, "title": planned.attack.heading}
         own = [one.against("all") for one in scored if one.label == planned.label]
         pooled = over_targets(own).pooled
         fpr, tpr = pooled.roc.thin()
@@ -318,7 +318,7 @@ def left_out(prepared: Prepared, scored: list[Scored]) -> list[str]:
         missing = [str(target) for target in prepared.targets if target not in there]
         if missing:
             found.append(
-                f"{planned.attack.title} ({planned.label}) has no figures for targets {', '.join(missing)}: "
+                f"{planned.attack.heading} ({planned.label}) has no figures for targets {', '.join(missing)}: "
                 "they took part in too few recorded rounds with enough other clients."
             )
     return found

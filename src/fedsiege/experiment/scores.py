@@ -79,6 +79,10 @@ class Redrawn:
         """The updates of the last layer [K, C]: of no candidate."""
         return self._trace.head(t)
 
+    def rise(self, t: int) -> Floats:
+        """How far each class was raised [K, C]: of no candidate."""
+        return self._trace.rise(t)
+
     def __getattr__(self, signal: str) -> Callable[[int], Floats]:
         read = getattr(self._trace, signal)
         return lambda t: self._redraw(read(t), t)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fedsiege.attacks.membership.base import recordings
 from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.experiment.folder import CHECKPOINT, TRACE
 from fedsiege.experiment.prepare import Prepared
@@ -130,4 +131,5 @@ def recorder_of(prepared: Prepared, folder: Path) -> Recorder:
         groups=e.trace.groups,
         aggregate_only=e.secure_aggregation,
         keep_logits=e.trace.logits,
+        recordings=recordings([planned.attack for planned in prepared.attacks]),
     )

@@ -1,5 +1,6 @@
 """What every registered membership attack must do, whatever its idea is."""
 
+from dataclasses import fields
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -8,19 +9,35 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from fedsiege.attacks.membership.base import MembershipAttack, vantages
-from fedsiege.registry import build, names
+from fedsiege.registry import build, load, names
 from fedsiege.streams import stream
 from fedsiege.view import OF_THE_GLOBAL_MODEL, ArrayEvidence, Evidence, Signal, Vantage, View
 
 T, K, CLASSES, TARGET = 5, 6, 4, 2
-CASES = [(name, vantage) for name in names("membership") for vantage in vantages(build("membership", name, "test"))]
-PER_CLIENT = ("loss", "cosine", "diff", "head")
+TOLD: dict[str, dict[str, Any]] = {
+    f"{name}({', '.join(f'{field}={value}' for field, value in told.items())})": {"name": name, **told}
+    for name in ("grad_cosine", "avg_cosine", "loss_series", "fedmia_i", "fedmia_ii")
+    for told in (
+        {"coordinates": "nonzero"},
+        {"coordinates": "unshifted"},
+        {"average": "trained"},
+        {"coordinates": "nonzero", "average": "trained"},
+    )
+    if told.keys() <= {field.name for field in fields(load("membership", name))}
+}
+"""Attacks that are told of a defence, by label; they need the server's vantage."""
+CASES: list[tuple[str, Vantage]] = [
+    *((name, vantage) for name in names("membership") for vantage in vantages(build("membership", name, "test"))),
+    *((label, "server") for label in TOLD),
+]
+PER_CLIENT = ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "head", "rise")
+OF_NO_CANDIDATE = ("head", "rise", "present")
 
 Arrays = dict[str, Any]
 
 
 def attack_of(name: str, vantage: Vantage) -> MembershipAttack:
-    attack: MembershipAttack = build("membership", {"name": name, "vantage": vantage}, "test")
+    attack: MembershipAttack = build("membership", {**TOLD.get(name, {"name": name}), "vantage": vantage}, "test")
     return attack
 
 
@@ -46,6 +63,9 @@ def exchangeable(seed: int, m: int) -> Arrays:
         "global_loss": np.exp(hard + rng.normal(size=(T, m))),
         "aggregate_cosine": 0.1 * np.tanh(hard + rng.normal(size=(T, m))),
         "aggregate_diff": hard + rng.normal(size=(T, m)),
+        "cosine_nonzero": 0.2 * np.tanh(hard + level + rng.normal(size=(T, K, m))),
+        "cosine_unshifted": 0.3 * np.tanh(hard + level + rng.normal(size=(T, K, m))),
+        "rise": rng.uniform(size=(T, K, CLASSES)),
     }
     return with_absent_rows(arrays, np.nan)
 
@@ -97,7 +117,7 @@ def test_evidence_is_left_as_it_was(name: str, vantage: Vantage) -> None:
 def test_the_order_of_candidates_says_nothing(name: str, vantage: Vantage) -> None:
     arrays = exchangeable(2, 60)
     order = stream(2, "order").permutation(60)
-    permuted = {key: value if key in ("head", "present") else value[..., order] for key, value in arrays.items()}
+    permuted = {key: value if key in OF_NO_CANDIDATE else value[..., order] for key, value in arrays.items()}
     np.testing.assert_allclose(scored(name, vantage, permuted), scored(name, vantage, arrays)[order], rtol=1e-12)
 
 
@@ -141,9 +161,9 @@ def test_needs_are_the_signals_that_are_read(name: str, vantage: Vantage) -> Non
     view = View(cast(Evidence, recorder), vantage)
     attack.score(view, TARGET)
     if not view.sees_updates:
-        expected = {OF_THE_GLOBAL_MODEL.get(signal, signal) for signal in attack.needs}
+        expected = {OF_THE_GLOBAL_MODEL.get(signal, signal) for signal in attack.signals}
     else:
-        expected = set(attack.needs)
+        expected = set(attack.signals)
     assert recorder.asked - {"rounds", "clients", "present"} == expected
 
 
@@ -207,6 +227,8 @@ def test_members_score_higher_where_there_is_a_leak(name: str, vantage: Vantage)
     for key in ("cosine", "diff"):
         arrays[key][:, TARGET, :half] += arrays[key][0, TARGET].std()
         arrays[f"aggregate_{key}"][:, :half] += arrays[f"aggregate_{key}"][0].std()
+    for key in ("cosine_nonzero", "cosine_unshifted"):
+        arrays[key][:, TARGET, :half] += arrays[key][0, TARGET].std()
     arrays["norm2"][:, :half] *= 0.3
     arrays["labels"][:half] = 3
     arrays["head"][:, TARGET, 3] += 2.0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, means_over_rounds
+from fedsiege.attacks.membership.base import OVER, MembershipAttack, means_over_rounds
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -18,12 +18,15 @@ class AvgCosine(MembershipAttack):
     title = "Avg-Cosine"
     needs = frozenset({"cosine"})
     multi_round = True
-
     min_rounds = 2
 
     vantage: Literal["server", "server_aggregate_only", "client"] = "server"
     """`server` reads the target's update; the others read the global model's change."""
+    coordinates: Literal["all", "nonzero", "unshifted"] = "all"
+    """`nonzero`: those that the update did not leave at zero; `unshifted`: all, without what was added to each."""
+    average: Literal["all", "trained"] = "all"
+    """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean cosine [targets, m]."""
-        return means_over_rounds(self, view, targets, "cosine")
+        return means_over_rounds(self, view, targets, OVER[self.coordinates])

@@ -36,6 +36,8 @@ class FedMIAI(MembershipAttack):
     """Non-member distribution from mean and variance (the paper), or from median and 1.4826 x MAD."""
     combine: Literal["mean_cdf", "sum_z"] = "mean_cdf"
     """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
+    average: Literal["all", "trained"] = "all"
+    """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean distribution function, or the sum of z-scores, over rounds [targets, m]."""

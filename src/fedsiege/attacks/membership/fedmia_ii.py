@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedsiege.attacks.membership.base import MembershipAttack
+from fedsiege.attacks.membership.base import OVER, MembershipAttack
 from fedsiege.attacks.membership.likelihood import OneTailedTest
 from fedsiege.registry import register
 from fedsiege.view import Values, View
@@ -36,8 +36,12 @@ class FedMIAII(MembershipAttack):
     """Non-member distribution from mean and variance (the paper), or from median and 1.4826 x MAD."""
     combine: Literal["mean_cdf", "sum_z"] = "mean_cdf"
     """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
+    coordinates: Literal["all", "nonzero", "unshifted"] = "all"
+    """`nonzero`: those that the update did not leave at zero; `unshifted`: all, without what was added to each."""
+    average: Literal["all", "trained"] = "all"
+    """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean distribution function, or the sum of z-scores, over rounds [targets, m]."""
         test = OneTailedTest(self.sigma_filter, self.null, self.combine)
-        return test.score(self, view, targets, "cosine", sign=1)
+        return test.score(self, view, targets, OVER[self.coordinates], sign=1)

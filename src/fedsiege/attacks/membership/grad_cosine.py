@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedsiege.attacks.membership.base import MembershipAttack, in_one_round
+from fedsiege.attacks.membership.base import OVER, MembershipAttack, in_one_round
 from fedsiege.registry import register
 from fedsiege.view import Values, View
 
@@ -22,7 +22,9 @@ class GradCosine(MembershipAttack):
     """`server` reads the target's update; the others read the global model's change."""
     round: int | Literal["last"] = "last"
     """Number of the recorded round to read; `last` is the target's last recorded one."""
+    coordinates: Literal["all", "nonzero", "unshifted"] = "all"
+    """`nonzero`: those that the update did not leave at zero; `unshifted`: all, without what was added to each."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The cosine [targets, m]."""
-        return in_one_round(self, view, targets, "cosine", self.round)
+        return in_one_round(self, view, targets, OVER[self.coordinates], self.round)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from fedsiege.attacks.membership.base import MembershipAttack, blocks, by_round, series
+from fedsiege.attacks.membership.base import MembershipAttack, blocks, by_round, counted
 from fedsiege.attacks.membership.leave_one_out import Whole, leave_one_out
 from fedsiege.view import Flags, Signal, Values, View
 
@@ -37,23 +37,23 @@ class OneTailedTest:
         self, attack: MembershipAttack, view: View, targets: Sequence[int], signal: Signal, sign: int
     ) -> Values:
         """The combined scores [targets, m] of `sign * signal`; one round is in memory at a time."""
-        used = [series(attack, view.of(target), target) for target in targets]
-        total = np.zeros((len(targets), view.own(signal, targets[0], used[0][0]).size))
+        rounds = counted(attack, view, targets)
+        total = np.zeros((len(targets), view.own(signal, targets[0], rounds.used[0][0]).size))
         dropped = np.zeros(len(targets), dtype=np.int64)
         np.empty(2**21)  # Once a large block was freed, glibc keeps freed memory for the next temporary array.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for t, places in by_round(used):
+            for t, places in by_round(rounds.used):
                 present = view.present(t)
                 rows = np.searchsorted(present, [targets[i] for i in places])
                 parts = list(blocks(total.shape[1], len(present)))
                 found = pool.map(functools.partial(self._part, view, signal, sign, t, rows), parts)
                 for columns, (part, out) in zip(parts, found, strict=True):
-                    total[places, columns] += part
+                    total[places, columns] += rounds.of(part, t, places, columns)
                     dropped[places] += out
         for target, count in zip(targets, dropped.tolist(), strict=True):
             view.of(target).count("filtered", count)
         if self.combine == "mean_cdf":
-            total /= np.array([[len(rounds)] for rounds in used])
+            total /= rounds.rounds()
         return total
 
     def _part(

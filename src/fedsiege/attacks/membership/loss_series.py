@@ -23,6 +23,8 @@ class LossSeries(MembershipAttack):
 
     vantage: Literal["server", "server_aggregate_only", "client"] = "server"
     """`server` reads the target's uploaded model; the others read the global model."""
+    average: Literal["all", "trained"] = "all"
+    """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """Minus the mean loss [targets, m]."""
