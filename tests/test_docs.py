@@ -52,6 +52,12 @@ def test_the_attack_of_the_tutorial_works_as_its_test_says(mine: Callable[[str],
     assert mean.tolist() == [4.5]
 
 
+def test_the_defence_of_the_tutorial_works_as_its_test_says(mine: Callable[[str], None], tmp_path: Path) -> None:
+    defence, check = blocks("docs/add-a-defence.md", "python")
+    mine(defence)
+    exec(check, {"folder": tmp_path / "run"})
+
+
 def test_the_attack_on_one_screen_scores_as_it_says(mine: Callable[[str], None]) -> None:
     (attack,) = blocks("CONTRIBUTING.md", "python")
     mine(attack)

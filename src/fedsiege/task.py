@@ -67,6 +67,17 @@ class Task:
             if isinstance(tensor, nn.Parameter):
                 tensor.grad = self.gradient[place].view(shape)
 
+    def take_gradients(self) -> None:
+        """Copy gradients that were put elsewhere into the flat vector, and make them views into it again."""
+        trained = (p for p in self.module.parameters() if p.requires_grad)
+        for p, (_, place), shape in zip(trained, self.layout.slices(), self.layout.shapes, strict=False):
+            view = self.gradient[place].view(shape)
+            if p.grad is None:
+                view.zero_()
+            elif p.grad.data_ptr() != view.data_ptr():
+                view.copy_(p.grad)
+            p.grad = view
+
     def load(self, vector: Tensor) -> None:
         """Make `vector` [d] the model; integer buffers go back to their initial values."""
         self.state.copy_(vector)

@@ -129,6 +129,7 @@ class Federation:
             examples=len(self.shards[client]),
             batch=self.training.step_size,
             rng=stream(self.seed, "turn", number, client),
+            cohort=len(invited_to(number, len(self.shards), self.participation, self.seed)),
         )
         return {one.label: (one.defence, one.turn(self.seed, at)) for one in using}
 

@@ -72,9 +72,10 @@ class Turn:
         task: the resident model and its loss.
         number: the round, from 1.
         client: the client's number.
-        examples: how many examples the client owns.
+        examples: how many examples the client trains on in this round.
         batch: the examples of a step; null when a step takes all.
         rng: the defence's own stream of this round and client.
+        cohort: how many clients take part in the round.
         epoch: the client's epochs so far had it taken part in every round, from 0.
         tool: what `during` made for the length of this turn.
 
@@ -86,6 +87,7 @@ class Turn:
     examples: int
     batch: int | None
     rng: np.random.Generator
+    cohort: int = 1
     epoch: int = 0
     tool: Any = None
     counters: Counters = field(default_factory=dict)
@@ -118,6 +120,7 @@ class Ground:
         precision: the arithmetic of local training.
         weights: each client's weight in the aggregation [K]; null when the rule is no weighted mean.
         cohort: how many clients take part in a round.
+        later: the defences behind it in the run's list.
 
     """
 
@@ -129,6 +132,7 @@ class Ground:
     precision: str = "fp32"
     weights: Sequence[float] | None = None
     cohort: int = 1
+    later: Sequence["ClientDefence"] = ()
 
     def steps(self, client: int) -> int:
         """Steps of an epoch of a client, before any defence changes them."""
@@ -140,12 +144,12 @@ class Guarantee:
     """A differential-privacy guarantee that a run spent.
 
     `unit` is what is protected (an `example` or a whole `client`), `against` who is bounded: the `server`, who sees
-    single updates, or anyone who sees only the `aggregate`.
+    single updates, or anyone who sees only the `aggregate`. Without any bound epsilon is None.
     """
 
     unit: Literal["example", "client"]
     against: Literal["server", "aggregate"]
-    epsilon: float
+    epsilon: float | None
     delta: float
     accountant: str
     note: str
@@ -164,6 +168,8 @@ class ClientDefence:
     """True: one example changes what another contributes to a step, so that clipping per example bounds nothing."""
     replaces: ClassVar[Literal["loss", "gradient"] | None] = None
     """What it makes instead of the plain one; a run has room for one of each."""
+    private: ClassVar[bool] = False
+    """True: it gives a guarantee of differential privacy, which is counted for one such defence alone."""
 
     clients: Clients
     """Each defence has this field."""
@@ -274,6 +280,11 @@ def _refuse_together(one: Posted, other: Posted, where: str) -> None:
     here, there = one.defence, other.defence
     if here.replaces is not None and here.replaces == there.replaces:
         raise InputError(f"{where}: {both} both make the {here.replaces} of a step; expected one of them a client")
+    if here.private and there.private:
+        raise InputError(
+            f"{where}: {both} each give a client differential privacy, and their guarantees are not counted "
+            "together; expected one of them a client"
+        )
     for private, mixing in ((here, there), (there, here)):
         if private.replaces == "gradient" and mixing.couples:
             raise InputError(
@@ -307,6 +318,8 @@ class Guard:
         """The examples that this round trains on."""
         for defence, turn in self._turns:
             examples = defence.on_data(examples, turn)
+        for _, turn in self._turns:
+            turn.examples = len(examples)
         return examples
 
     def on_epoch(self, parts: list[Part]) -> list[Part]:
