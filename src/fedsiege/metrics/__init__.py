@@ -4,6 +4,7 @@ A score is higher for a likelier member, an attack is the rule "member where sco
 non-members with equal scores enter together.
 """
 
+from fedsiege.metrics.frontier import hypervolume, over_seeds, pareto
 from fedsiege.metrics.intervals import clopper_pearson, estimate_dict
 from fedsiege.metrics.membership import FPRS, Audit, OverTargets, TprEstimate, audit, over_targets
 from fedsiege.metrics.null import NullTest, null_test
@@ -19,6 +20,9 @@ __all__ = [
     "audit",
     "clopper_pearson",
     "estimate_dict",
+    "hypervolume",
     "null_test",
+    "over_seeds",
     "over_targets",
+    "pareto",
 ]

@@ -1,24 +1,20 @@
 """A finished run, read from its folder: the figures by attack, target and kind of non-members."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, Literal, Self
 
 from fedsiege.errors import InputError
 from fedsiege.report.schema import SCHEMA, Curve, CurvesFile, Entry, Measured, Rate, ResultFile, RoundCurve
+from fedsiege.report.typed import read_json, typed
 
 Where = int | Literal["pooled", "mean", "worst", "any"]
 """Whose figures: one client's, all pooled, their mean, the client that leaks most, any client's members."""
 
 HEADLINE_FPR = "0.001"
 EVERY_AGAINST = ("all", "ifl", "ofl")
-
-File = TypeVar("File", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +54,16 @@ class Finished:
         path = folder / "result.json"
         if not path.is_file():
             raise InputError(f"{folder}: not a finished run folder; expected the file result.json in it")
-        data = _json(path)
+        data = read_json(path, "the file of a finished run")
         if data.get("schema") != SCHEMA:
             raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {SCHEMA}")
         return cls(
             folder=folder,
             data=data,
-            report=_typed(ResultFile, data, path),
-            curves=_typed(CurvesFile, _json(folder / "curves.json"), folder / "curves.json"),
+            report=typed(ResultFile, data, path),
+            curves=typed(
+                CurvesFile, read_json(folder / "curves.json", "the file of a finished run"), folder / "curves.json"
+            ),
         )
 
     @cached_property
@@ -159,24 +157,3 @@ class Finished:
             auc=auc,
             rates=rates,
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; expected the file of a finished run") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: got a JSON {type(value).__name__}; expected an object")
-    return value
-
-
-def _typed(kind: type[File], value: dict[str, Any], path: Path) -> File:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {field}: got {first['input']!r:.80}; {first['msg']}") from None

@@ -4,21 +4,19 @@ The page's policy (CSP) names the SHA-256 of its two scripts, so a script that c
 even if it were not escaped, and nothing can be fetched.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from fedsiege.files import write_bytes
-from fedsiege.report import findings, style, words
-from fedsiege.report.charts import chart_data, dash, embedded
+from fedsiege.report import findings
+from fedsiege.report import page as pages
+from fedsiege.report.charts import chart_data, embedded
 from fedsiege.report.finished import Finished
 
 CANDIDATES = {
@@ -61,15 +59,14 @@ def write_html(run: Finished) -> Path:
 
 def page(run: Finished) -> str:
     """The whole page."""
-    script = _templates().get_template("report.js").render()
-    library = get_plotlyjs().replace("</script", "<\\/script")
+    library, script = pages.library(), _templates().get_template("report.js").render()
     return (
         _templates()
         .get_template("report.html.j2")
         .render(
             **_context(run),
             sections=_sections(run),
-            policy=_policy(library, script),
+            policy=pages.policy(library, script),
             library=Markup(library),
             script=Markup(script),
             chart_data=embedded(chart_data(run)),
@@ -89,15 +86,7 @@ def fragment(run: Finished) -> str:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fedsiege.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, says=findings, dash=dash, light=style.LIGHT, dark=style.DARK)
-    return environment
+    return pages.environment(findings)
 
 
 def _context(run: Finished) -> dict[str, Any]:
@@ -131,15 +120,6 @@ def _sections(run: Finished) -> dict[str, str]:
         "glossary": ("Glossary", True),
     }
     return {anchor: title for anchor, (title, here) in present.items() if here}
-
-
-def _policy(*scripts: str) -> str:
-    hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
-    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
-    )
 
 
 def _candidates(given: Mapping[str, Any]) -> dict[str, str]:

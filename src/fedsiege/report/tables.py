@@ -13,7 +13,7 @@ from fedsiege.files import write_bytes
 from fedsiege.report.findings import basis
 from fedsiege.report.finished import Finished, Row, Where
 from fedsiege.report.schema import Measured
-from fedsiege.report.words import NONE, digits, fixed, fixed_span, fpr_name, span
+from fedsiege.report.words import NONE, defused, digits, fixed, fixed_span, fpr_name, span
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -50,7 +50,7 @@ def everything(run: Finished) -> pd.DataFrame:
 
 def write_tables(run: Finished) -> list[Path]:
     """Write table.csv and table.tex into the run's folder; return the paths."""
-    text = everything(run).map(_cell).to_csv(index=False, lineterminator="\n")
+    text = everything(run).map(defused).to_csv(index=False, lineterminator="\n")
     paths = [run.folder / "table.csv", run.folder / "table.tex"]
     write_bytes(paths[0], text.encode())
     write_bytes(paths[1], latex(run).encode())
@@ -110,11 +110,6 @@ def _record(run: Finished, row: Row) -> dict[str, object]:
 
 def _figure(name: str, figure: Measured) -> dict[str, object]:
     return {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would run as a formula gets an apostrophe, which makes it text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _caption(run: Finished, rows: Sequence[Row]) -> str:

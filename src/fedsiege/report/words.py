@@ -45,6 +45,29 @@ def hundredths(figure: Measured) -> tuple[str, str]:
     return value, f"{low}–{high}" if figure.low is not None else ""
 
 
+def points(share: float | None) -> str:
+    """A difference between shares: 1.3 points."""
+    if share is None:
+        return NONE
+    bare = bare_points(share).removesuffix(".0")
+    return f"{bare}{SPACE}{'point' if bare in ('1', '−1') else 'points'}"
+
+
+def bare_points(share: float | None) -> str:
+    """A difference between shares, bare, in points: 1.3."""
+    if share is None:
+        return NONE
+    tenths = round(1000 * share)
+    return f"{'−' if tenths < 0 else ''}{abs(tenths) / 10:.1f}"
+
+
+def points_span(figure: Measured) -> str:
+    """The interval of a difference between shares, bare, in points: −0.4 to 1.9."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{bare_points(figure.low)} to {bare_points(figure.high)}"
+
+
 def fixed(value: float | None, decimals: int = 3) -> str:
     """An AUC or another plain figure."""
     return NONE if value is None else f"{value:.{decimals}f}"
@@ -91,6 +114,11 @@ def counter(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+
+
+def defused(value: object) -> object:
+    """A cell of a CSV table: a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def named(component: Any) -> str:

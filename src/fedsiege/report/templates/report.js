@@ -1,53 +1,12 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("chart-data").textContent);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const PRINT = {width: 680, height: {tall: 350, low: 240, "": 310}}; // CSS pixels, between the margins of an A4 page
-  const INKS = {
-    light: {ink: "#1a1e26", muted: "#5a6372", rule: "#e8eaee", line: "#9aa1ab", paper: "#ffffff"},
-    dark: {ink: "#e4e7ec", muted: "#9aa3b0", rule: "#272c34", line: "#6b7480", paper: "#1b1f26"},
-  };
+{% include "charts.js" %}
   const hidden = new Set(); // "chart:attack" that the reader switched off
-  let printing = false;
 
-  const theme = () => (dark.matches && !printing ? "dark" : "light");
   const alpha = (colour, part) => colour + Math.round(255 * part).toString(16).padStart(2, "0");
-  const percent = (share) => (share === null ? "unknown" : `${+(100 * share).toPrecision(3)}\u00a0%`);
   const hundred = (shares) => shares.map((share) => (share === null ? null : 100 * share));
   const visible = (chart, attack) => !hidden.has(`${chart}:${attack}`);
   const last = (list) => list[list.length - 1];
-
-  function look(number) {
-    const attack = data.attacks[number];
-    return {name: attack.name, colour: attack[theme()], dash: attack.dash, symbol: attack.symbol};
-  }
-
-  function layout(x, y, more = {}) {
-    const ink = INKS[theme()];
-    const family = getComputedStyle(document.body).fontFamily;
-    const axis = {
-      gridcolor: ink.rule, linecolor: ink.line, zeroline: false, showline: true, ticks: "outside", ticklen: 4,
-      tickcolor: ink.line, automargin: true, title: {standoff: 12},
-    };
-    const merge = (own) => ({...axis, ...own, title: {...axis.title, text: own.title}});
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-      margin: {l: 10, r: 30, t: 12, b: 10}, hovermode: "closest", hoverlabel: {
-        bgcolor: ink.paper, bordercolor: ink.line, font: {family, color: ink.ink, size: 13}, align: "left", namelength: -1,
-      },
-      font: {family, size: 13, color: ink.muted},
-      dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
-      xaxis: merge(x), yaxis: merge(y), ...more,
-    };
-  }
-
-  function draw(id, traces, plan) {
-    const place = document.getElementById(id);
-    if (!place) return;
-    const kind = ["tall", "low"].find((one) => place.classList.contains(one)) ?? "";
-    const size = printing ? {width: PRINT.width, height: PRINT.height[kind]} : {autosize: true};
-    Plotly.react(place, traces, {...plan, ...size}, {displayModeBar: false, responsive: true});
-  }
 
   function logAxis(title) {
     const low = Math.round(Math.log10(data.floor));
@@ -185,21 +144,10 @@
     ({roc, rounds})[button.dataset.chart]();
   }
 
-  function print(on) {
-    printing = on;
-    document.querySelectorAll("details:not(.screen)").forEach((one) => {
-      if (on) one.dataset.was = one.open ? "open" : "";
-      one.open = on || one.dataset.was === "open";
-    });
-    all();
-  }
-
   document.querySelectorAll("input[name=where], input[name=against]").forEach((one) => one.addEventListener("change", chooseTable));
   document.querySelectorAll(".legend button").forEach((one) => one.addEventListener("click", () => toggle(one)));
   document.querySelectorAll("#clients select").forEach((one) => one.addEventListener("change", clients));
-  dark.addEventListener("change", all);
-  addEventListener("beforeprint", () => print(true));
-  addEventListener("afterprint", () => print(false));
+  whenPrinting(all);
   chooseTable();
   all();
 })();

@@ -1,0 +1,71 @@
+"""Privacy against utility: the Pareto front of points, the area that they dominate, and intervals over seeds.
+
+A point is (cost, leak), such as test error and TPR at a low FPR; both are better when smaller.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedsiege.errors import InputError
+from fedsiege.metrics.intervals import check_level, mean_estimate
+from fedsiege.records import Estimate
+
+
+def pareto(points: ArrayLike) -> NDArray[np.int64]:
+    """Which points [n, 2] no other point beats: their indices, by rising first coordinate.
+
+    A point is beaten by one that is nowhere larger and somewhere smaller. Equal points do not beat each other: all
+    of them are returned, in their own order. Raises InputError for points that are not finite or not [n, 2].
+    """
+    values = _points(points)
+    distinct, place = np.unique(values, axis=0, return_inverse=True)  # by rising x, then y
+    y = distinct[:, 1]
+    unbeaten = y < np.minimum.accumulate(np.concatenate(([np.inf], y)))[:-1]
+    order = np.argsort(place.ravel(), kind="stable")
+    return order[unbeaten[place.ravel()[order]]]
+
+
+def hypervolume(points: ArrayLike, reference: tuple[float, float] = (1.0, 1.0)) -> float:
+    """The area between the points [n, 2] and the reference: that of the union of the boxes [x, X] x [y, Y].
+
+    With test error and TPR as coordinates and (1, 1) as the reference, a better defence has a larger one and a
+    stronger attack makes it smaller (Zhu et al. 2025, FedMIA, Table 2). A point beyond the reference adds nothing;
+    without points it is 0. Raises InputError for points or a reference that are not finite, or points that are
+    not [n, 2].
+    """
+    values = _points(points)
+    right, top = reference
+    if not (math.isfinite(right) and math.isfinite(top)):
+        raise InputError(f"reference: got {reference}; expected two finite numbers")
+    inside = values[(values < reference).all(axis=1)]
+    x, y = inside[pareto(inside)].T
+    widths = np.diff(np.append(x, right))
+    return float(np.sum(widths * (top - y)))
+
+
+def over_seeds(values: Sequence[float], level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
+    """The mean of one figure over seeds [n], with Student's interval clipped to `bounds`.
+
+    One seed says nothing about another: its interval is NaN. No seed: all NaN. Raises InputError for a level
+    outside (0, 1).
+    """
+    check_level(level)
+    found = mean_estimate(values, level)
+    if found.n < 2:
+        return Estimate(found.value, math.nan, math.nan, found.n)
+    low, high = bounds
+    return Estimate(found.value, max(low, found.low), min(high, found.high), found.n)
+
+
+def _points(points: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(points, dtype=np.float64)
+    if values.size == 0:
+        return np.empty((0, 2))
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise InputError(f"points: got an array of shape {list(values.shape)}; expected [n, 2]")
+    if not np.isfinite(values).all():
+        raise InputError("points: got a coordinate that is not finite; expected finite numbers")
+    return values

@@ -1,0 +1,312 @@
+"""A sweep as its sweep.json has it: settings, defences, figures over seeds, hypervolumes, fronts.
+
+A *setting* is what a cell shares with its undefended baseline: the values of all axes that are not about defences.
+A *family* is a cell's defences by name, whatever their strength; cells without any are the family `none`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from fedsiege.errors import InputError
+from fedsiege.metrics.frontier import hypervolume, over_seeds, pareto
+from fedsiege.report.grid.schema import SCHEMA, Attacked, Cell, SweepFile
+from fedsiege.report.schema import Measured
+from fedsiege.report.typed import read_json, typed
+
+FPR = "0.001"
+"""The false-positive rate of the frontier, as sweep.json writes it."""
+
+NONE = "none"
+DEFENCE_AXES = ("defences", "coalition", "server_defences")
+UNKNOWN = Measured(value=None, low=None, high=None, n=0)
+
+Measure = Literal["tpr", "auc"]
+MEASURES: tuple[Measure, ...] = ("tpr", "auc")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One attack on one cell, over seeds; `by_seed` holds the TPRs, `warnings` what the runs said of them.
+
+    `above_guessing`: in one run at least, the run's own interval of the TPR lies above the FPR.
+    """
+
+    attack: str
+    tpr: Measured
+    auc: Measured
+    by_seed: Mapping[int, float]
+    above_guessing: bool
+    warnings: tuple[str, ...]
+
+    def measured(self, measure: Measure) -> Measured:
+        """The TPR at 0.1 % FPR, or the AUC."""
+        return self.tpr if measure == "tpr" else self.auc
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell over its seeds. `short` is its name within its setting; `figures` are by the attack's label."""
+
+    setting: str
+    name: str
+    short: str
+    family: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def defended(self) -> bool:
+        """Whether it has any defence."""
+        return self.family != NONE
+
+    @property
+    def labels(self) -> list[str]:
+        """Its defences, written out."""
+        return self.cells[0].labels
+
+    @cached_property
+    def done(self) -> tuple[Cell, ...]:
+        """Its finished runs."""
+        return tuple(cell for cell in self.cells if cell.status == "done")
+
+    @cached_property
+    def errors(self) -> dict[int, float]:
+        """Seed -> test error."""
+        return {cell.seed: 1 - cell.accuracy for cell in self.done if cell.accuracy is not None}
+
+    @cached_property
+    def error(self) -> Measured:
+        """The test error over seeds; a single seed has no interval."""
+        return spread(list(self.errors.values()))
+
+    @cached_property
+    def accuracy(self) -> Measured:
+        """The test accuracy over seeds."""
+        return spread([1 - error for error in self.errors.values()])
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Every attack that was measured on it."""
+        labels = dict.fromkeys(one.attack for cell in self.done for one in cell.attacks)
+        return {label: _figure(label, self.done) for label in labels}
+
+    @cached_property
+    def idle(self) -> dict[str, list[int]]:
+        """Component that never acted -> the seeds in which it did not."""
+        found: dict[str, list[int]] = {}
+        for cell in self.done:
+            for label in cell.idle:
+                found.setdefault(label, []).append(cell.seed)
+        return found
+
+    @cached_property
+    def strongest(self) -> Figure | None:
+        """The attack with the highest mean TPR, then AUC, first of equals: a choice made with the truth in hand."""
+        return self._highest("tpr")
+
+    def figure(self, attack: str | None, measure: Measure = "tpr") -> Figure | None:
+        """This attack's figure, if it was measured; for None the one that is highest by this measure."""
+        return self._highest(measure) if attack is None else self.figures.get(attack)
+
+    def _highest(self, measure: Measure) -> Figure | None:
+        known = [one for one in self.figures.values() if one.measured(measure).value is not None]
+        first, second = MEASURES if measure == "tpr" else MEASURES[::-1]
+        return max(
+            known,
+            key=lambda one: (one.measured(first).value or 0.0, one.measured(second).value or 0.0),
+            default=None,
+        )
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """A sweep folder's sweep.json: `data` as written, `report` typed."""
+
+    folder: Path
+    data: dict[str, Any]
+    report: SweepFile
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Read a sweep folder; InputError says that the file is missing, unreadable or of another schema."""
+        folder = Path(folder)
+        path = folder / "sweep.json"
+        if not path.is_file():
+            raise InputError(f"{folder}: not a sweep folder; expected the file sweep.json in it")
+        data = read_json(path, "the file of a sweep")
+        if data.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {SCHEMA}")
+        return cls(folder=folder, data=data, report=typed(SweepFile, data, path))
+
+    @cached_property
+    def setting_axes(self) -> list[str]:
+        """The axes that are not about defences."""
+        return [axis for axis in self.report.axes if not _about_defences(axis)]
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """The cells over their seeds, in the file's order."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self.report.cells:
+            groups.setdefault(cell.name, []).append(cell)
+        firsts = [cells[0] for cells in groups.values()]
+        shorts = Counter((self.setting_of(one), _short(one)) for one in firsts)
+        return [
+            Point(
+                setting=self.setting_of(cells[0]),
+                name=name,
+                short=_short(cells[0]) if shorts[self.setting_of(cells[0]), _short(cells[0])] == 1 else name,
+                family=" + ".join(cells[0].defences) or NONE,
+                cells=tuple(cells),
+            )
+            for name, cells in groups.items()
+        ]
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """The settings in order of appearance; the only one of a grid without other axes is ""."""
+        return list(dict.fromkeys(point.setting for point in self.points))
+
+    @cached_property
+    def by_setting(self) -> dict[str, list[Point]]:
+        """Setting -> its cells."""
+        return {setting: [p for p in self.points if p.setting == setting] for setting in self.settings}
+
+    @cached_property
+    def styles(self) -> dict[str, int]:
+        """Family -> its number in order of appearance, which fixes its look in every chart; `none` has none."""
+        families = dict.fromkeys(point.family for point in self.points if point.defended)
+        return {family: number for number, family in enumerate(families)}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Attack label -> what people read: its title, with the label where two attacks share a title."""
+        titles = {one.attack: one.title for one in self._attacked}
+        shared = Counter(titles.values())
+        return {label: t if shared[t] == 1 else f"{t} · {label}" for label, t in titles.items()}
+
+    @cached_property
+    def adapted(self) -> set[str]:
+        """The attacks that are told of a defence."""
+        return {one.attack for one in self._attacked if one.adapted}
+
+    def setting_of(self, cell: Cell) -> str:
+        """The setting of a cell in words; a named cell outside the product has none."""
+        if not cell.axes:
+            return ""
+        return ", ".join(f"{axis}={cell.axes.get(axis, '-')}" for axis in self.setting_axes)
+
+    def families(self, setting: str) -> list[str]:
+        """The defended families of a setting."""
+        return list(dict.fromkeys(point.family for point in self.by_setting[setting] if point.defended))
+
+    def attacks(self, setting: str) -> list[str]:
+        """The setting's attacks by falling sum of their TPRs over its defended cells, else over all."""
+        points = self.by_setting[setting]
+        judged = [point for point in points if point.defended and point.figures] or points
+        labels = dict.fromkeys(label for point in points for label in point.figures)
+
+        def strength(label: str) -> float:
+            return sum(p.figures[label].tpr.value or 0.0 for p in judged if label in p.figures)
+
+        return sorted(labels, key=strength, reverse=True)
+
+    def baseline(self, setting: str) -> Point | None:
+        """The setting's undefended cell, the first that was measured; None if none was."""
+        return next((p for p in self.by_setting[setting] if not p.defended and p.errors), None)
+
+    def cost(self, point: Point) -> Measured:
+        """Accuracy lost against the undefended cell, paired by seed; negative is a gain. Null without a pair."""
+        baseline = self.baseline(point.setting)
+        if baseline is None:
+            return UNKNOWN
+        pairs = [point.errors[seed] - baseline.errors[seed] for seed in point.errors if seed in baseline.errors]
+        return spread(pairs, (-1.0, 1.0))
+
+    def hypervolume(self, setting: str, family: str, attack: str | None) -> Measured:
+        """The area between a family's points (test error, TPR) and (1, 1), over seeds.
+
+        `attack` None takes the strongest attack on each cell.
+
+        Every seed stands by itself, and counts where every cell of the family that was measured in any seed was
+        measured in it. All null if there is no such seed.
+        """
+        pairs = [
+            {seed: (point.errors[seed], tpr) for seed, tpr in figure.by_seed.items() if seed in point.errors}
+            for point in self.by_setting[setting]
+            if point.family == family and (figure := point.figure(attack)) is not None
+        ]
+        measured = [one for one in pairs if one]
+        if not measured:
+            return UNKNOWN
+        common = [seed for seed in measured[0] if all(seed in one for one in measured)]
+        return spread([hypervolume([one[seed] for one in measured]) for seed in common])
+
+    def drawn(self, setting: str, attack: str | None, measure: Measure) -> list[tuple[Point, Figure]]:
+        """The setting's cells that have a place in a chart, with the figure that puts them there."""
+        return [
+            (point, figure)
+            for point in self.by_setting[setting]
+            if (figure := point.figure(attack, measure)) is not None
+            and point.error.value is not None
+            and figure.measured(measure).value is not None
+        ]
+
+    def front(self, setting: str, attack: str | None, measure: Measure) -> set[str]:
+        """Names of the setting's cells on the Pareto front of mean test error and mean TPR or AUC."""
+        drawn = self.drawn(setting, attack, measure)
+        places = [(point.error.value, figure.measured(measure).value) for point, figure in drawn]
+        return {drawn[i][0].name for i in pareto(np.array(places, dtype=np.float64))}
+
+    @cached_property
+    def _attacked(self) -> list[Attacked]:
+        return [one for cell in self.report.cells for one in cell.attacks]
+
+
+def spread(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Measured:
+    """The mean over seeds with Student's interval; null where there is none."""
+    if not values:
+        return UNKNOWN
+    found = over_seeds(values, bounds=bounds)
+    if found.n == 1:
+        return Measured(value=found.value, low=None, high=None, n=1)
+    return Measured(value=found.value, low=found.low, high=found.high, n=found.n)
+
+
+def _about_defences(axis: str) -> bool:
+    return axis.split(".", maxsplit=1)[0] in DEFENCE_AXES
+
+
+def _short(cell: Cell) -> str:
+    """A cell's name without its setting."""
+    own = {axis: value for axis, value in cell.axes.items() if _about_defences(axis)}
+    if not own:
+        return cell.name
+    return next(iter(own.values())) if len(own) == 1 else ", ".join(f"{a}={v}" for a, v in own.items())
+
+
+def _figure(label: str, cells: Sequence[Cell]) -> Figure:
+    own = {cell.seed: one for cell in cells for one in cell.attacks if one.attack == label}
+    rates = {seed: one.tpr_at_fpr[FPR] for seed, one in own.items() if FPR in one.tpr_at_fpr}
+    by_seed = {seed: rate.value for seed, rate in rates.items() if rate.value is not None}
+    return Figure(
+        attack=label,
+        tpr=_joined(rates.values()),
+        auc=_joined(one.auc for one in own.values()),
+        by_seed=by_seed,
+        above_guessing=any(rate.low is not None and rate.low > float(FPR) for rate in rates.values()),
+        warnings=tuple(dict.fromkeys(rate.warning for rate in rates.values() if rate.warning)),
+    )
+
+
+def _joined(figures: Iterable[Measured]) -> Measured:
+    """A figure of every seed's run as one over seeds; a single run's keeps the run's own interval."""
+    known = [one for one in figures if one.value is not None]
+    if len(known) == 1:
+        return Measured(value=known[0].value, low=known[0].low, high=known[0].high, n=1)
+    return spread([one.value for one in known if one.value is not None])

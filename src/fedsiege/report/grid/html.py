@@ -1,0 +1,113 @@
+"""report.html of a sweep: one page that works offline, prints well and runs no script but its own."""
+
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from fedsiege import __version__
+from fedsiege.files import write_bytes
+from fedsiege.report import page as pages
+from fedsiege.report.charts import embedded
+from fedsiege.report.grid import findings
+from fedsiege.report.grid.charts import chart_data
+from fedsiege.report.grid.finished import FPR, MEASURES, FinishedSweep
+from fedsiege.report.grid.tables import extremes
+from fedsiege.report.words import fpr_name
+
+RATE = findings.RATE
+GLOSSARY = {
+    "Setting": "What cells share but for their defences: data, model, learning rate. Defences are compared within "
+    "a setting, with its undefended cell as the baseline.",
+    RATE: "The share of members that an attack recognises when its threshold accuses at most "
+    f"{fpr_name(FPR)} of the non-members falsely: what an adversary can be sure of.",
+    "AUC": "How often a random member scores higher than a random non-member. 0.5 is guessing, 1 is perfect.",
+    "Cost": "Test accuracy of the undefended cell minus that of the defended one, seed by seed, in points "
+    "(hundredths). A negative cost is a gain.",
+    "Pareto front": "The cells that no other beats: each other one has a larger test error or leaks more.",
+    "Hypervolume": "The area between the points (test error, TPR) of one defence at all its strengths and the "
+    "corner (1, 1), where nothing is learnt and everything leaks. It is at most the best accuracy. More strengths "
+    "can only make it larger, so compare defences of which equally many were measured.",
+    "Strongest attack": "The attack with the highest mean TPR on a cell. To know which it is takes the truth about "
+    "the members, which an adversary does not have; of the attacks that were run, none found more.",
+    "Adapted": "The attack is told which defence is in place, and reads the updates accordingly.",
+    "Interval": "Student’s 95 % interval of the mean over seeds: other training runs of the same federation. A "
+    "cell with one seed has its run’s own interval: other candidates, not another training run.",
+}
+
+
+def write_html(sweep: FinishedSweep) -> Path:
+    """Write report.html into the sweep's folder; return its path."""
+    path = sweep.folder / "report.html"
+    write_bytes(path, page(sweep).encode())
+    return path
+
+
+def page(sweep: FinishedSweep) -> str:
+    """The whole page."""
+    library, script = pages.library(), _templates().get_template("grid.js").render()
+    return (
+        _templates()
+        .get_template("grid.html.j2")
+        .render(
+            **_context(sweep),
+            sections=_sections(sweep),
+            policy=pages.policy(library, script),
+            library=Markup(library),
+            script=Markup(script),
+            chart_data=embedded(chart_data(sweep)),
+            glossary=GLOSSARY,
+            version=__version__,
+        )
+    )
+
+
+def fragment(sweep: FinishedSweep) -> str:
+    """Headline and hypervolumes, for a notebook."""
+    return _templates().get_template("grid_notebook.html.j2").render(**_context(sweep))
+
+
+def report_of(folder: str) -> str:
+    """The address of a run's report, relative to the page; "" for a folder that does not lie below it."""
+    path = PurePosixPath(folder)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return ""
+    return "./" + quote(str(path / "report.html"))
+
+
+@cache
+def _templates() -> Environment:
+    environment = pages.environment(findings)
+    environment.globals.update(report_of=report_of)
+    return environment
+
+
+def _context(sweep: FinishedSweep) -> dict[str, Any]:
+    return {
+        "sweep": sweep,
+        "report": sweep.report,
+        "headline": findings.headline(sweep),
+        "extremes": {setting: extremes(sweep, setting) for setting in sweep.settings},
+        "rate": RATE,
+        "measures": dict(zip(MEASURES, (RATE, "AUC"), strict=True)),
+    }
+
+
+def _sections(sweep: FinishedSweep) -> dict[str, str]:
+    """Anchor -> title of the sections that this sweep has something to say in, in the page's order."""
+    measured = any(point.figures for point in sweep.points)
+    present = {
+        "settings": ("Setting by setting", len(sweep.settings) > 1 and bool(sweep.styles)),
+        "tpr": (f"Accuracy against {RATE}", measured),
+        "auc": ("Accuracy against AUC", measured),
+        "hypervolume": ("Hypervolumes", measured and bool(sweep.styles)),
+        "strongest": ("The strongest attack on each cell", measured),
+        "cells": ("All cells", measured),
+        "privacy": ("Differential privacy that was spent", any(findings.epsilons(p) for p in sweep.points)),
+        "unfinished": ("What did not finish", bool(findings.unfinished(sweep))),
+        "glossary": ("Glossary", True),
+    }
+    return {anchor: title for anchor, (title, here) in present.items() if here}

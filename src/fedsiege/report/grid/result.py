@@ -1,0 +1,37 @@
+"""A finished sweep for scripts and notebooks."""
+
+import pandas as pd
+from rich.console import Console
+
+from fedsiege.report.figures import Chart
+from fedsiege.report.grid import html, terminal
+from fedsiege.report.grid.figures import frontier_figure
+from fedsiege.report.grid.finished import FinishedSweep, Measure
+from fedsiege.report.grid.tables import everything, frame
+
+
+class SweepResult(FinishedSweep):
+    """A sweep, read from its folder: `SweepResult.read(folder)`.
+
+    `folder` is the sweep's folder and `data` its sweep.json as written.
+    """
+
+    def table(self) -> pd.DataFrame:
+        """One row per cell and attack: test error, cost, TPR at 0.1 % FPR and AUC over seeds, with intervals."""
+        return frame(self)
+
+    def runs(self) -> pd.DataFrame:
+        """One row per run and attack, with the TPR at every FPR and why a run failed."""
+        return everything(self)
+
+    def plot(self, measure: Measure = "tpr") -> Chart:
+        """The frontier of every setting and attack, by "tpr" or "auc": a matplotlib figure."""
+        return frontier_figure(self, measure)
+
+    def show(self) -> None:
+        """Print headline, hypervolumes, strongest attacks and warnings to the terminal."""
+        console = Console()
+        console.print(terminal.summary(self, console.width))
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self)

@@ -1,0 +1,75 @@
+"""The type of a sweep folder's sweep.json: what the report over a grid may rely on.
+
+It accepts what it does not know and refuses what it cannot show, as a run's own files do.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedsiege.report.schema import Guarantee, Measured, Rate
+
+SCHEMA = 1
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class Attacked(_Record):
+    """One attack on one run: all targets pooled, against all non-members.
+
+    `adapted` says that the attack is told of the defence.
+    """
+
+    attack: str
+    name: str
+    title: str
+    adapted: bool = False
+    auc: Measured
+    tpr_at_fpr: dict[str, Rate]
+
+
+class Cell(_Record):
+    """One run of the grid: a cell with one seed.
+
+    `axes` is empty for a named cell outside the product; `idle` lists the components that never acted.
+    """
+
+    name: str
+    axes: dict[str, str] = {}
+    seed: int
+    folder: str
+    defences: list[str] = []
+    labels: list[str] = []
+    status: Literal["done", "failed", "missing"]
+    error: str | None = None
+    accuracy: Share | None = None
+    train_accuracy: Share | None = None
+    loss: float | None = None
+    attacks: list[Attacked] = []
+    idle: list[str] = []
+    privacy: list[Guarantee] = []
+    wall_seconds: float | None = None
+
+
+class SweepFile(_Record):
+    """sweep.json, schema 1. `budget` is the accuracy that a defence may cost, as a share."""
+
+    title: str = ""
+    description: str | None = None
+    budget: Share = 0.02
+    axes: dict[str, list[str]]
+    seeds: list[int]
+    cells: list[Cell]
+
+    @model_validator(mode="after")
+    def _each_run_once(self) -> Self:
+        seen: set[tuple[str, int]] = set()
+        for cell in self.cells:
+            if (cell.name, cell.seed) in seen:
+                raise ValueError(f"the cell {cell.name!r} is there twice with seed {cell.seed}")
+            seen.add((cell.name, cell.seed))
+        return self

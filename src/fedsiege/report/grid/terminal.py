@@ -1,0 +1,125 @@
+"""A sweep's result for the terminal."""
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fedsiege.report.grid.findings import (
+    RATE,
+    STRONGEST,
+    basis,
+    done,
+    headline,
+    idle,
+    setting_name,
+    strongest_cautions,
+    unfinished,
+    warnings,
+)
+from fedsiege.report.grid.finished import FinishedSweep
+from fedsiege.report.grid.tables import extremes
+from fedsiege.report.schema import Measured
+from fedsiege.report.words import bare_points, digits, fixed, fixed_span, listed, percent, points_span, span
+
+WIDE = 112  # columns from which figure and interval stand side by side
+MARK = "†"
+FIRST = 8  # unfinished runs that are named; the page has all
+
+
+def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
+    """Headline, hypervolumes, strongest attack per defence and warnings, for a terminal this wide."""
+    found = headline(sweep)
+    colour = {True: "bold green", False: "bold red", None: "bold"}[found.helps]
+    parts: list[RenderableType] = [
+        Text(sweep.report.title or "Sweep", style="bold"),
+        Text(found.statement, style=colour),
+        *(Text(line, style="dim") for line in found.support),
+    ]
+    several = len(sweep.settings) > 1
+    for verdict in found.verdicts:
+        if several:
+            name = setting_name(sweep, verdict.setting)
+            parts += [Text(), Text(name, style="bold"), Text(verdict.statement)]
+        if sweep.families(verdict.setting) and sweep.attacks(verdict.setting):
+            parts += [Text(), hypervolumes(sweep, verdict.setting, width)]
+        if any(point.figures for point in sweep.by_setting[verdict.setting]):
+            parts += [Text(), strongest(sweep, verdict.setting, width)]
+    return Padding(Group(*parts, Text(), *_notes(sweep)), (1, 1))
+
+
+def hypervolumes(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
+    """Attacks by families of defences; each attack's best defence in bold."""
+    largest, _ = extremes(sweep, setting)
+    table = _table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
+    table.add_column("Attack", overflow="fold")
+    families = sweep.families(setting)
+    for family in families:
+        table.add_column(Text(family), justify="right", overflow="fold")
+    for attack in (*sweep.attacks(setting), None):
+        cells = [
+            _figure(fixed(one.value), fixed_span(one), "bold" if (attack, family) in largest else "", width >= WIDE)
+            for family in families
+            for one in [sweep.hypervolume(setting, family, attack)]
+        ]
+        table.add_row(Text(STRONGEST if attack is None else _name(sweep, attack)), *cells)
+    return table
+
+
+def strongest(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
+    """Each cell's accuracy, what it costs, and the attack that finds most."""
+    table = _table("the strongest attack on each cell, chosen with the truth in hand")
+    table.add_column("Cell", overflow="fold")
+    for head in ("Accuracy", "Cost, points", RATE):
+        table.add_column(head, justify="right")
+    table.add_column("Attack", overflow="fold")
+    wide = width >= WIDE
+    for point in sweep.by_setting[setting]:
+        best = point.strongest
+        if best is None:
+            continue
+        cost = sweep.cost(point)
+        table.add_row(
+            Text(point.short, style="" if point.defended else "italic"),
+            _percent(point.accuracy, "", wide),
+            _figure(bare_points(cost.value), points_span(cost), "", wide) if point.defended else "",
+            _percent(best.tpr, MARK if best.warnings else "", wide),
+            Text(_name(sweep, best.attack)),
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+
+
+def _name(sweep: FinishedSweep, attack: str) -> str:
+    return sweep.names[attack] + (" [adapted]" if attack in sweep.adapted else "")
+
+
+def _percent(measured: Measured, mark: str, wide: bool) -> Text:
+    if measured.value is None:
+        return Text(percent(None))
+    return _figure(digits(measured.value) + mark, span(measured), "", wide)
+
+
+def _figure(value: str, interval: str, style: str, wide: bool) -> Text:
+    if not interval:
+        return Text(value, style)
+    return Text.assemble((value, style), (f" [{interval}]" if wide else f"\n{interval}", "dim"))
+
+
+def _notes(sweep: FinishedSweep) -> list[Text]:
+    notes = [Text(done(sweep)), Text(basis(sweep), style="dim")]
+    notes += [Text(f"{MARK} {one}", style="yellow") for one in strongest_cautions(sweep)]
+    notes += [Text(f"! {one}", style="yellow") for one in warnings(sweep)]
+    left = unfinished(sweep)
+    notes += [Text(f"  {cell}, seed {seed}: {status}: {why}") for cell, seed, status, why in left[:FIRST]]
+    if len(left) > FIRST:
+        notes.append(Text(f"  and {len(left) - FIRST:,} more, see report.html"))
+    notes += [
+        Text(f"! never acted: {label}, in {listed(cells)}.", style="bold yellow") for label, cells in idle(sweep)
+    ]
+    return notes

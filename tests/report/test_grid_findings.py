@@ -1,0 +1,228 @@
+"""What a sweep says in words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsiege.report.grid import findings
+from fedsiege.report.grid.findings import Headline, headline
+from fedsiege.report.grid.finished import FinishedSweep
+
+from . import made_sweep
+from .made_sweep import grid, run
+
+
+def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
+    return FinishedSweep.read(made_sweep.folder(place, data))
+
+
+def said(place: Path, *cells: dict[str, Any], **more: Any) -> Headline:
+    found = headline(read(place, grid(*cells, **more)))
+    return Headline(
+        found.statement.replace("\u00a0", " "),
+        tuple(line.replace("\u00a0", " ") for line in found.support),
+        found.helps,
+        found.verdicts,
+    )
+
+
+NONE = run("none", 0, 0.5, {"x": 0.6, "y": 0.4})
+
+
+def test_the_best_defence_within_the_budget(tmp_path: Path) -> None:
+    cells = [
+        NONE, run("cheap", 0, 0.499, {"x": 0.5, "y": 0.4}, "p"), run("best", 0, 0.48, {"x": 0.1, "y": 0.3}, "p"),
+        run("dear", 0, 0.47, {"x": 0.01, "y": 0.01}, "p"),
+    ]  # fmt: skip
+    found = said(tmp_path, *cells)  # 0.5 - 0.48 is 0.020000000000000018 and within a budget of 0.02
+    assert found.statement == (
+        "The best defence within an accuracy budget of 2 points is best: it brings the strongest attack’s TPR at "
+        "0.1 % FPR from 60.0 % (X) to 30.0 % (Y), and costs 2 points of test accuracy."
+    )
+    assert found.helps is True
+    assert found.support[:2] == (
+        "One seed: how another training run would come out is not known.",
+        "Guessing would recognise 0.1 %: 300 times as many are still found.",
+    )
+    assert found.support[-1] == "Which attack is strongest was chosen with the truth in hand."
+    poorer = said(tmp_path, *cells, budget=0.005)
+    assert "within an accuracy budget of 0.5 points is cheap" in poorer.statement
+    assert "from 60.0 % to 50.0 % (X), and costs 0.1 points of" in poorer.statement
+    assert "budget of 5 points is dear" in said(tmp_path, *cells, budget=0.05).statement
+
+
+def test_a_defence_that_gains_accuracy(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.51, {"x": 0.1}, "p"))
+    assert found.statement.endswith("to 10.0 % (X), and gains 1 point of test accuracy.")
+    assert "Not measured against it: Y." in found.support
+
+
+def test_no_defence_is_within_the_budget(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.4, {"x": 0.1}, "p"), run("q", 0, 0.3, {"x": 0.01}, "q"))
+    assert found.statement == "No defence stays within an accuracy budget of 2 points."
+    assert found.support[0].startswith("The cheapest is p: it brings")
+    assert found.support[0].endswith("and costs 10 points of test accuracy.")
+    assert found.helps is False
+
+
+def test_no_defence_brings_the_attack_down(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.6}, "p"))
+    assert found.statement == ("No defence within an accuracy budget of 2 points brings the strongest attack down.")
+    assert found.support == (
+        "The best of them is p: it leaves the strongest attack’s TPR at 0.1 % FPR at 60.0 % (X), and costs nothing "
+        "in test accuracy.",
+    )
+    assert found.helps is False
+
+
+@pytest.mark.parametrize(
+    ("cells", "statement"),
+    [
+        ([NONE], "No cell of this grid has a defence."),
+        ([run("p", 0, 0.5, {"x": 0.5}, "p")], "No undefended cell was measured, so nothing can be compared."),
+        ([NONE, run("p", 1, 0.5, {"x": 0.5}, "p")], "No defended cell was measured beside the undefended one."),
+        (
+            [run("none", 0, 0.5, {"x": 0.002}), run("p", 0, 0.5, {"x": 0.0}, "p")],  # 0.1 % is in its interval
+            "Even without a defence no attack demonstrably does better than guessing at 0.1 % FPR, so there is "
+            "nothing for a defence to bring down.",
+        ),
+        ([NONE | {"status": "failed", "attacks": [], "accuracy": None}], "No cell of this grid finished."),
+    ],
+)
+def test_nothing_can_be_said(tmp_path: Path, cells: list[dict[str, Any]], statement: str) -> None:
+    found = said(tmp_path, *cells)
+    assert found.statement == statement
+    assert found.helps is None
+
+
+def seeds(name: str, accuracies: list[float], tprs: list[float], *defences: str) -> list[dict[str, Any]]:
+    return [run(name, s, a, {"x": t}, *defences) for s, (a, t) in enumerate(zip(accuracies, tprs, strict=True))]
+
+
+def test_a_fall_too_small_to_be_seen_is_none(tmp_path: Path) -> None:
+    found = said(tmp_path, run("none", 0, 0.5, {"x": 0.60004}), run("p", 0, 0.4, {"x": 0.6}, "p"))
+    assert (
+        "it leaves the strongest attack’s TPR at 0.1 % FPR at 60.0 % (X), and costs 10 points" in found.support[0]
+    )
+
+
+def test_settings_in_which_nothing_leaks(tmp_path: Path) -> None:
+    data = made_sweep.sweep(("alexnet", "resnet18"), seeds=(0,))
+    for one in data["cells"]:
+        for attack in one["attacks"]:
+            attack["tpr_at_fpr"]["0.001"] |= {"value": 0.002, "low": 0.0005}
+    found = headline(read(tmp_path, data))
+    assert found.statement.startswith("Even without a defence no attack demonstrably does better than guessing")
+    assert found.helps is None
+
+
+def test_over_seeds_fall_and_cost_have_intervals(tmp_path: Path) -> None:
+    none = seeds("none", [0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
+    found = said(tmp_path, *none, *seeds("p", [0.49, 0.495, 0.5], [0.1, 0.2, 0.3], "p"))
+    # 0.4 +- 4.3027 * 0.1 / sqrt(3), and 0.005 +- 4.3027 * 0.005 / sqrt(3)
+    assert found.support[0] == (
+        "Over 3 seeds the TPR falls by 40 points (95 % interval 15.2 to 64.8) at a cost of 0.5 points "
+        "(−0.7 to 1.7)."
+    )
+
+
+def test_a_fall_that_may_be_luck_and_a_budget_that_may_be_broken(tmp_path: Path) -> None:
+    none = seeds("none", [0.5, 0.5], [0.6, 0.6])
+    found = said(tmp_path, *none, *seeds("p", [0.48, 0.5], [0.3, 0.55], "p"))
+    assert ", so the fall may be luck) at a cost of" in found.support[0]
+    assert found.support[0].endswith(", so the budget may be broken).")
+
+
+def test_a_defence_that_never_acted_is_no_quiet_winner(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.1, "y": 0.1}, "p", idle=["p()"]))
+    assert "But p() never acted in it." in found.support
+    sweep = read(tmp_path, made_sweep.troubled())
+    assert findings.idle(sweep) == [("sparsify(share=0.9)", ["defences=sparsify 0.9, model=resnet18"])]
+
+
+def test_idle_in_some_seeds_names_them(tmp_path: Path) -> None:
+    cells = [run("p", s, 0.5, {"x": 0.5}, "p", idle=["p()"] if s else []) for s in range(3)]
+    assert findings.idle(read(tmp_path, grid(*cells))) == [("p()", ["p (seeds 1 and 2)"])]
+
+
+def test_several_settings_have_a_verdict_each(tmp_path: Path) -> None:
+    data = made_sweep.sweep(("alexnet", "resnet18"))
+    found = headline(read(tmp_path, data))
+    assert found.statement.replace("\u00a0", " ") == (
+        "In every setting a defence brings the strongest attack down within an accuracy budget of 2 points."
+    )
+    assert [one.setting for one in found.verdicts] == ["model=alexnet", "model=resnet18"]
+    assert all(one.point and one.point.short == "half data" for one in found.verdicts)
+    for one in data["cells"]:
+        if one["axes"]["model"] == "alexnet" and one["defences"]:
+            one["accuracy"] -= 0.1
+    found = headline(read(tmp_path, data))
+    assert found.statement.startswith("In 1 of 2 settings a defence brings")
+    assert [one.helps for one in found.verdicts] == [False, True]
+    for one in data["cells"]:
+        if one["defences"]:
+            one["accuracy"] = 0.1
+    assert headline(read(tmp_path, data)).statement.startswith("In none of 2 settings does a defence bring")
+    for one in data["cells"]:
+        if one["axes"]["model"] == "alexnet" and not one["defences"]:
+            made_sweep.undo(one, "failed", "x")
+        elif one["defences"]:
+            one["accuracy"] = 0.9
+    assert headline(read(tmp_path, data)).statement.startswith("In every setting that can be judged a defence")
+
+
+def test_warnings_of_a_sweep(tmp_path: Path) -> None:
+    assert findings.warnings(read(tmp_path / "well", made_sweep.sweep())) == []
+    sweep = read(tmp_path / "troubled", made_sweep.troubled())
+    assert [line.replace("\u00a0", " ") for line in findings.warnings(sweep)] == [
+        "1 run failed: what is said of its cell rests on the other seeds.",
+        "1 run has not been made yet.",
+    ]
+    assert findings.unfinished(sweep) == [
+        ("defences=perturb 0.05, model=alexnet", 1, "failed", "training diverged in round 3 & stopped"),
+        ("defences=sparsify 0.99, model=resnet18", 2, "missing", "not made yet; go on with --resume"),
+    ]
+
+
+def test_attacks_that_are_not_told_of_the_defence(tmp_path: Path) -> None:
+    sweep = read(tmp_path, grid(NONE, run("p", 0, 0.5, {"x": 0.1}, "p")))
+    assert findings.warnings(sweep)[-1].startswith("No attack here is told of the defence.")
+    adapted = run("q", 0, 0.4, {"x": 0.1}, "q")
+    adapted["attacks"][0] |= {"attack": "x(coordinates=nonzero)", "title": "X (non-zero)", "adapted": True}
+    sweep = read(tmp_path, grid(NONE, run("p", 0, 0.5, {"x": 0.1, "y": 0.1}, "p"), adapted))
+    assert not [line for line in findings.warnings(sweep) if "told" in line]
+    assert "No attack on it was told of the defence." in headline(sweep).support
+
+
+def test_a_setting_without_a_baseline_is_named(tmp_path: Path) -> None:
+    data = made_sweep.sweep(("alexnet", "resnet18"))
+    data["cells"] = [one for one in data["cells"] if one["name"] != "defences=none, model=resnet18"]
+    assert "No undefended cell was measured in model=resnet18: what a defence changes there is not known." in (
+        findings.warnings(read(tmp_path, data))
+    )
+
+
+def test_guarantees_are_said_once(tmp_path: Path) -> None:
+    sweep = read(tmp_path, made_sweep.troubled())
+    (point,) = [p for p in sweep.points if findings.epsilons(p)]
+    assert point.short == "perturb 0.01"
+    assert [line.replace("\u00a0", " ") for line in findings.epsilons(point)] == [
+        "ε = 8.25 at δ = 1e-05, for each client’s data as a whole, against a server that sees single updates"
+    ]
+    cell = run("p", 0, 0.5, {"x": 0.5}, "p")
+    cell["privacy"] = [
+        {"label": "p", "unit": "example", "against": "aggregate", "epsilon": None, "delta": 1e-5,
+         "accountant": "rdp", "note": "no noise"}
+    ]  # fmt: skip
+    (bare,) = read(tmp_path, grid(cell)).points
+    assert findings.epsilons(bare)[0].startswith("no finite ε at")
+
+
+def test_what_was_run(tmp_path: Path) -> None:
+    sweep = read(tmp_path, made_sweep.troubled())
+    assert findings.done(sweep).replace("\u00a0", " ") == (
+        "12 cells, 2 settings, 3 seeds and 4 attacks; 34 of 36 runs finished."
+    )
+    assert findings.basis(sweep).startswith("Means over seeds with Student’s")
+    assert findings.basis(read(tmp_path, made_sweep.sweep(seeds=(4,)))).startswith("One seed: the intervals of TPR")
