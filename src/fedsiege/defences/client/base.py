@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from fedsiege.errors import InputError
@@ -22,11 +22,16 @@ from fedsiege.registry import label_of, name_of
 from fedsiege.streams import stream
 from fedsiege.task import Task
 
-Clients = (
-    Literal["all"]
-    | Annotated[int, Field(ge=0)]
-    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-)
+
+def _numbers(value: Any) -> Any:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    known = (isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
+    if value == "all" or (numbers and all(known)):
+        return value
+    raise ValueError("expected all, a client's number or a list of numbers")
+
+
+Clients = Annotated[Literal["all"] | int | tuple[int, ...], BeforeValidator(_numbers)]
 """Which clients use a defence: `all`, a client's number, or a list of numbers."""
 
 Part = slice | Tensor

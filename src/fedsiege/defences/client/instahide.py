@@ -12,8 +12,6 @@ from fedsiege.defences.client.base import Batch, ClientDefence, Clients, Turn, m
 from fedsiege.records import Counters
 from fedsiege.registry import register
 
-Mask = Literal["once", "each"]
-
 
 @register("instahide")
 class InstaHide(ClientDefence):
@@ -23,8 +21,8 @@ class InstaHide(ClientDefence):
     `largest`; which image of a mixture has the largest is left to chance. Partners come from k - 1 random orders of
     the batch, so that an image may meet itself or a partner twice, and does in a batch smaller than k. The loss is
     the cross-entropy of each label at its weight. Signs are independent for every pixel and channel of the
-    normalised input. Published: k 4 and 6 (InstaHide), 2 to 4 with `largest` 0.65 and 0.85 (FedMIA's code; not in
-    the paper's comparison).
+    normalised input. Published: k 4 and `largest` 0.65 (InstaHide), k 2 to 4 with 0.65 and 0.85 (FedMIA's code; not
+    in the paper's comparison).
 
     InstaHide flips signs once, after mixing, and has no lower bound of 0.5. FedMIA's code flips them after each
     image that it adds (`mask: each`), and mixes across all data of a client, where this mixes within a batch.
@@ -41,7 +39,7 @@ class InstaHide(ClientDefence):
     """Images in a mixture, the own one included."""
     largest: Annotated[float, Field(ge=0.55, le=1)] = 0.65
     """Upper bound of an image's weight."""
-    mask: Mask = "once"
+    mask: Literal["once", "each"] = "once"
     """Flip signs `once`, after mixing, or after `each` image that is added."""
     clients: Clients = "all"
     """Who uses it: all, a client's number or a list of numbers."""
@@ -52,7 +50,8 @@ class InstaHide(ClientDefence):
         weights = mixture_weights(m, self.k, self.largest, turn.rng)
         orders = np.stack([turn.rng.permutation(m) for _ in range(self.k - 1)])
         flips = self.k - 1 if self.mask == "each" else 1
-        signs = torch.empty(flips, *batch.x.shape, device=device).bernoulli_(0.5, generator=turn.generator())
+        shape = (flips, *batch.x.shape)
+        coins = torch.randint(0, 2, shape, generator=turn.generator(), device=device, dtype=torch.float32)
         turn.count("images", m)
         turn.count("own_weight", float(weights[:, 0].sum()))
         turn.count("largest_weight", float(weights.max(1).sum()))
@@ -60,7 +59,7 @@ class InstaHide(ClientDefence):
             batch,
             torch.as_tensor(weights, dtype=torch.float32, device=device),
             torch.as_tensor(orders, device=device),
-            signs.mul_(2).sub_(1),
+            2 * coins - 1,
         )
 
     def told(self, counters: Counters) -> Counters:

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsiege.defences.client.base import ClientDefence, Clients, Turn, means
+from fedsiege.defences.client.base import ClientDefence, Clients, Ground, Turn, means
+from fedsiege.errors import InputError
 from fedsiege.records import Counters
 from fedsiege.registry import register
 
@@ -34,6 +35,16 @@ class Sparsify(ClientDefence):
     """Tensors of up to this many entries are left alone."""
     clients: Clients = "all"
     """Who uses it: all, a client's number or a list of numbers."""
+
+    def check(self, ground: Ground) -> None:
+        """Refuse a model whose tensors are all small enough to be left alone."""
+        layout = ground.task.layout
+        most = max(size for size, kind in zip(layout.sizes, layout.kinds, strict=True) if kind == "trained")
+        if self.share > 0 and most <= self.spare:
+            raise InputError(
+                f"spare: got {self.spare}, which leaves every tensor of the model alone; the largest has {most} "
+                f"entries: expected less than {most}"
+            )
 
     def on_update(self, update: Tensor, turn: Turn) -> Tensor:
         """The update [d] with the small entries of its trained tensors at zero; buffers stay as they are."""
