@@ -26,6 +26,7 @@ class InstaHide(ClientDefence):
 
     InstaHide flips signs once, after mixing, and has no lower bound of 0.5. FedMIA's code flips them after each
     image that it adds (`mask: each`), and mixes across all data of a client, where this mixes within a batch.
+    At least two images are always mixed, so there is no neutral setting.
 
     Paper: Huang et al., InstaHide, ICML 2020, arXiv 2010.02772
     """

@@ -1,0 +1,173 @@
+"""DP-FedAvg: the clipped upload, its noise, and the privacy that it says it spent."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from turns import examples_of, flat_task, turn_of, update_of
+
+from fedsiege.defences.client.base import ClientDefence, Ground
+from fedsiege.defences.client.dp_fedavg import DPFedAvg, masking
+from fedsiege.defences.client.perturb import Perturb
+from fedsiege.defences.client.relaxloss import RelaxLoss
+from fedsiege.defences.privacy import gaussian_epsilon
+from fedsiege.errors import InputError
+from fedsiege.registry import build
+from fedsiege.task import Task
+
+
+def task_of(*sizes: int) -> Task:
+    return Task(nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(sizes)]))
+
+
+def ground_of(sizes: tuple[int, ...], task: Task | None = None, **fields: Any) -> Ground:
+    """A run with these clients, weighted by their examples, all of them in every round."""
+    known: dict[str, Any] = {"using": range(len(sizes)), "weights": sizes, "cohort": len(sizes)}
+    return Ground(task or task_of(3, 2), examples_of(torch.zeros(2, 3)), sizes, batch=10, **{**known, **fields})
+
+
+def test_the_whole_upload_is_scaled_down_to_the_clip_and_a_short_one_is_not() -> None:
+    task = task_of(20, 10, 4)
+    update = update_of(task)
+    defence, norm = DPFedAvg(clip=2.0, noise_multiplier=0.0), float(update.norm())
+    torch.testing.assert_close(defence.on_update(update, turn_of(task)), 2.0 * update / norm)
+    short = update / norm
+    assert torch.equal(defence.on_update(short, turn_of(task)), short)
+    nothing = torch.zeros_like(update)
+    assert torch.equal(defence.on_update(nothing, turn_of(task)), nothing)
+
+
+@pytest.mark.parametrize(
+    ("noise", "cohort", "sigma"), [("local", 9, 1.5), ("distributed", 9, 0.5), ("distributed", 1, 1.5)]
+)
+def test_noise_has_the_stated_size_in_every_coordinate(noise: Any, cohort: int, sigma: float) -> None:
+    task = task_of(300, 200, 10)
+    defence = DPFedAvg(clip=0.5, noise_multiplier=3.0, noise=noise)
+    assert defence.sigma(cohort) == pytest.approx(sigma)
+    update = update_of(task)
+    clipped = 0.5 * update / update.norm()
+    found = defence.on_update(update, turn_of(task, cohort=cohort)) - clipped
+    assert float(found.std()) == pytest.approx(sigma, rel=0.01)
+    assert abs(float(found.mean())) < 4 * sigma / math.sqrt(len(found))
+    assert abs(float(torch.corrcoef(torch.stack([found, update]))[0, 1])) < 0.02
+    for _, place in task.layout.slices():
+        assert float(found[place].std()) == pytest.approx(sigma, rel=0.3)
+
+
+def test_the_sum_of_a_rounds_uploads_carries_the_distributed_noise() -> None:
+    task, clients = task_of(200, 100), 16
+    defence, nothing = DPFedAvg(clip=2.0, noise_multiplier=0.7, noise="distributed"), torch.zeros(20100)
+    total = sum(defence.on_update(nothing, turn_of(task, seed=k, cohort=clients)) for k in range(clients))
+    assert isinstance(total, torch.Tensor)
+    assert float(total.std()) == pytest.approx(1.4, rel=0.02)
+
+
+def test_noise_of_an_upload_comes_from_its_turn() -> None:
+    task = task_of(20, 10)
+    update = update_of(task)
+    first = DPFedAvg().on_update(update, turn_of(task, seed=1))
+    assert torch.equal(DPFedAvg().on_update(update, turn_of(task, seed=1)), first)
+    assert not torch.equal(DPFedAvg().on_update(update, turn_of(task, seed=2)), first)
+
+
+def test_models_with_batch_norm_are_refused_before_the_first_round() -> None:
+    with pytest.raises(InputError, match=r"^name: got dp_fedavg with a model .*BatchNorm1d"):
+        DPFedAvg().check(ground_of((10, 10), flat_task(4, 3)))
+    DPFedAvg().check(ground_of((10, 10)))
+
+
+def test_what_dp_fedavg_tells_of_its_updates() -> None:
+    task, defence = task_of(20, 10), DPFedAvg(noise_multiplier=0.0)
+    turn, update = turn_of(task, client=2), update_of(task)
+    defence.on_update(update, turn)
+    defence.on_update(update / 1000, turn)
+    assert turn.counters["rounds_of_2"] == 2
+    told = defence.told(turn.counters)
+    norm = float(update.norm())
+    assert told == {
+        "updates": 2,
+        "mean_clipped": 0.5,
+        "mean_update_norm": pytest.approx(norm * 1.001 / 2, rel=1e-5),
+        "mean_noise_norm": 0,
+    }
+
+
+ROUNDS = {"rounds_of_0": 30.0, "rounds_of_1": 50.0, "rounds_of_2": 40.0}
+
+
+def test_against_the_server_the_client_of_most_rounds_is_the_worst() -> None:
+    for noise, alone in (("local", 2.0), ("distributed", 2.0 / math.sqrt(3))):
+        defence = DPFedAvg(noise_multiplier=2.0, clip=0.3, noise=noise, delta=1e-6)  # type: ignore[arg-type]
+        server, _ = defence.guarantees(ROUNDS, ground_of((10, 10, 10)))
+        assert server.epsilon == pytest.approx(gaussian_epsilon(alone, 50, 1e-6), rel=1e-12)
+        assert (server.unit, server.against, server.delta) == ("client", "server", 1e-6)
+        for words in ("client 1", "50 rounds", "without amplification", "replaced by zero"):
+            assert words in server.note
+
+
+def test_against_the_aggregate_equal_clients_hide_in_the_noise_of_all() -> None:
+    _, local = DPFedAvg(noise_multiplier=2.0).guarantees(ROUNDS, ground_of((10, 10, 10)))
+    assert local.epsilon == pytest.approx(gaussian_epsilon(2.0 * math.sqrt(3), 50, 1e-5), rel=1e-12)
+    _, shared = DPFedAvg(noise_multiplier=2.0, noise="distributed").guarantees(ROUNDS, ground_of((10, 10, 10)))
+    assert shared.epsilon == pytest.approx(gaussian_epsilon(2.0, 50, 1e-5), rel=1e-12)
+    assert shared.against == "aggregate"
+
+
+def test_against_the_aggregate_a_heavy_client_can_be_worse_than_one_of_more_rounds() -> None:
+    # What a client shows grows with its weight and the square root of its rounds: 15 sqrt(30) > 11 sqrt(50).
+    _, spent = DPFedAvg(noise_multiplier=2.0).guarantees(ROUNDS, ground_of((15, 11, 10)))
+    expected = gaussian_epsilon(2.0 * math.hypot(15, 11, 10) / 15, 30, 1e-5)
+    assert spent.epsilon == pytest.approx(expected, rel=1e-12)
+    assert expected > gaussian_epsilon(2.0 * math.hypot(15, 11, 10) / 11, 50, 1e-5)
+    assert "client 0" in spent.note
+
+
+def test_masking_is_what_a_simulated_aggregate_shows() -> None:
+    weights = np.array([5.0, 1.0, 3.0])
+    rng = np.random.default_rng(0)
+    aggregates = (weights[:, None] * rng.standard_normal((3, 200_000))).sum(0) / weights.sum()
+    for client in range(3):
+        moved = weights[client] / weights.sum()  # by a unit of this client's update
+        assert masking(weights.tolist(), client, 3) == pytest.approx(aggregates.std() / moved, rel=0.01)
+
+
+def test_with_a_sample_of_clients_the_least_hiding_cohort_counts() -> None:
+    # Client 0 beside one of weights 3, 4, 12: at worst beside the one of 3.
+    assert masking([4, 3, 4, 12], 0, 2) == pytest.approx(5 / 4)
+    assert masking([4, 3, 4, 12], 1, 2) == pytest.approx(5 / 3)
+    assert masking([4, 3, 4, 12], 0, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"weights": None}, {"using": (0, 2)}, {"later": [RelaxLoss(), Perturb(sigma=0.1)]}],
+)
+def test_where_the_aggregate_is_not_accounted_for_only_the_server_is(fields: dict[str, Any]) -> None:
+    found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), **fields))
+    assert [one.against for one in found] == ["server"]
+
+
+def test_a_later_defence_that_leaves_the_upload_alone_does_not_matter() -> None:
+    later: list[ClientDefence] = [RelaxLoss()]
+    found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), later=later))
+    assert [one.against for one in found] == ["server", "aggregate"]
+
+
+def test_clipping_uploads_alone_bounds_nothing_and_no_rounds_spend_nothing() -> None:
+    found = DPFedAvg(noise_multiplier=0.0).guarantees(ROUNDS, ground_of((10, 10, 10)))
+    assert [one.epsilon for one in found] == [None, None]
+    assert all(one.note.startswith("no noise, no bound") for one in found)
+    assert DPFedAvg().guarantees({}, ground_of((10, 10, 10))) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("clip", 0), ("noise_multiplier", -1), ("noise", "central"), ("delta", 1), ("delta", 0.0)],
+)
+def test_bad_fields_of_dp_fedavg_are_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"defences\.0\.{field}: got {value!r}"):
+        build("client_defence", {"name": "dp_fedavg", field: value}, "defences.0")
