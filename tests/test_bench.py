@@ -19,7 +19,7 @@ Figures = Callable[[], list[Any]]
 PROMISED = {
     *("evidence_alexnet_k5", "evidence_alexnet_k10", "evidence_resnet18_k10", "evidence_growth_5_100"),
     *("train_fp32", "train_bf16", "train_cnn", "overhead"),
-    *("memory_1000", "attack_stage", "metrics_1m", "start_help", "start_list"),
+    *("grid_2", "memory_1000", "attack_stage", "metrics_1m", "start_help", "start_list"),
 }
 
 

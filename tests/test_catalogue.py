@@ -47,6 +47,14 @@ def test_describe_prints_an_experiment() -> None:
     assert describe("quickstart") == (shipped.FOLDER / "quickstart.yaml").read_text().rstrip()
 
 
+def test_grids_are_listed_and_described_beside_experiments() -> None:
+    text, name = as_text(), "quickstart_defences"
+    experiments, _, grids = text.partition("Grids (fedsiege sweep NAME)")
+    assert f"  {name} " in grids
+    assert f"  {name} " not in experiments
+    assert describe(name) == (shipped.FOLDER / f"{name}.yaml").read_text().rstrip()
+
+
 def test_text_gives_experiments_their_title() -> None:
     title = yaml.safe_load((shipped.FOLDER / "quickstart.yaml").read_text())["title"]
     (line,) = [line for line in as_text().splitlines() if line.startswith("  quickstart ")]

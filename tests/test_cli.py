@@ -33,6 +33,16 @@ class FakeResult:
         print("the table")
 
 
+class FakeSweep(FakeResult):
+    """Stands in for a sweep."""
+
+    def __init__(self, folder: Path, *states: str) -> None:
+        super().__init__(folder)
+        self.data = {
+            "cells": [{"name": f"cell {i}", "seed": 0, "status": s, "error": "why"} for i, s in enumerate(states)]
+        }
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `run` and `reproduce` were called with."""
@@ -48,6 +58,55 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     for name in ("run", "reproduce"):
         monkeypatch.setattr(f"fedsiege.experiment.{name}", record(name))
     return seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (None, {"jobs": None, "engine": "local", "resume": False, "progress": True})),
+        (
+            ["--out", "there", "--jobs", "3", "--engine", "ray", "--resume", "--quiet"],
+            (Path("there"), {"jobs": 3, "engine": "ray", "resume": True, "progress": False}),
+        ),
+    ],
+)
+def test_every_option_of_a_sweep_arrives(
+    arguments: list[str], expected: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seen: list[Any] = []
+
+    def sweep(grid: str, out: Path | None, **options: Any) -> FakeSweep:
+        seen.append((grid, (out, options)))
+        return FakeSweep(Path("runs/x"), "done", "done")
+
+    monkeypatch.setattr("fedsiege.experiment.sweep", sweep)
+    assert execute(["sweep", "grid.yaml", *arguments]) == 0
+    assert seen == [("grid.yaml", expected)]
+    shown = "" if "--quiet" in arguments else f"the table\nreport: {Path('runs/x/report.html')}\n"
+    assert capsys.readouterr().out == shown
+
+
+def test_a_sweep_with_failed_runs_shows_its_report_and_exits_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    states = ("done", "failed", "failed", "missing")
+    monkeypatch.setattr("fedsiege.experiment.sweep", lambda *_, **__: FakeSweep(Path("runs/x"), *states))
+    assert execute(["sweep", "grid.yaml"]) == 1
+    said = capsys.readouterr()
+    assert "the table" in said.out
+    assert said.err == "fedsiege: error: 2 of 4 runs failed; the first is cell 1, seed 0: why\n"
+
+
+def test_the_report_of_a_sweep_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr("fedsiege.report.grid.write", written.append)
+    monkeypatch.setattr("fedsiege.report.grid.SweepResult.read", FakeSweep)
+    (tmp_path / "sweep.json").write_text("{}")
+    assert execute(["report", str(tmp_path)]) == 0
+    assert written == [tmp_path]
+    assert capsys.readouterr().out == f"the table\nreport: {tmp_path / 'report.html'}\n"
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -139,6 +198,11 @@ def test_a_fault_of_ours_keeps_its_traceback(error: Exception, monkeypatch: pyte
         (["list", "--json", "--markdown"], "got --json and --markdown; expected one of them"),
         (["run", "quickstrat"], "quickstrat: no such file or shipped experiment (did you mean 'quickstart'?)"),
         (["reproduce", "quickstart"], "quickstart: has no `paper:` part"),
+        (
+            ["sweep", "quickstart"],
+            "quickstart.yaml: is a single experiment; expected a grid, which has some of axes,",
+        ),
+        (["sweep", "grid.yaml", "--jobs", "many"], "'many' is not a valid int"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
@@ -226,7 +290,15 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["list"], ["list", "--json"], ["show", "resnet18"], ["run", "--help"], ["bench", "--help"]],
+    [
+        ["--help"],
+        ["list"],
+        ["list", "--json"],
+        ["show", "resnet18"],
+        ["run", "--help"],
+        ["sweep", "--help"],
+        ["bench", "--help"],
+    ],
 )
 def test_help_and_lists_do_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
     code = (

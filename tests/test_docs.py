@@ -16,7 +16,8 @@ import fedsiege as fs
 from fedsiege import shipped
 from fedsiege.experiment import load as load_experiment
 from fedsiege.experiment.config import Experiment, validated
-from fedsiege.experiment.prepare import prepare
+from fedsiege.experiment.grid import Grid
+from fedsiege.experiment.prepare import check, prepare
 from fedsiege.models.base import build_model
 from fedsiege.registry import index, load
 from fedsiege.training import Training
@@ -106,6 +107,20 @@ def test_the_array_example_of_the_quickstart_runs(capsys: Any) -> None:
 def test_the_first_config_on_the_page_is_valid() -> None:
     config = yaml.safe_load(blocks("docs/configuration.md", "yaml")[0])
     assert validated(config, "docs").rounds == 40
+
+
+def test_the_grid_on_the_page_has_the_cells_it_says() -> None:
+    made, where = Grid.load(yaml.safe_load(blocks("docs/sweeps.md", "yaml")[0]))
+    cells = made.cells_of(where)
+    assert (len({cell.name for cell in cells}), len(cells)) == (7, 21)
+    assert cells[0].name == "defences=none, training.lr=0.1"
+    for cell in cells:
+        check(cell.experiment)
+
+
+def test_every_key_of_a_grid_is_explained() -> None:
+    text = (ROOT / "docs/sweeps.md").read_text()
+    assert [key for key in ("base", *Grid.model_fields) if f"`{key}`" not in text] == []
 
 
 def test_every_key_of_a_config_is_explained() -> None:

@@ -42,3 +42,17 @@ def test_every_shipped_experiment_is_valid_with_each_of_its_profiles(name: str) 
     assert experiment.title
     for profile in experiment.profiles:
         assert load(name, [f"profile={profile}"]).profile == profile
+
+
+def test_grids_are_told_from_experiments_by_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys are read without parsing: what only looks like a key of a grid, in a text, is none."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "grid.yaml").write_text("title: x\naxes:\n  rounds: [1]\n")
+    (tmp_path / "seeds.yaml").write_text("seeds: [1, 2]\n")
+    (tmp_path / "plain.yaml").write_text("# axes: none\ndescription: |\n  axes: none\nrounds: 1\n")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    assert shipped.names() == ["plain"]
+    assert shipped.grids() == ["deep/grid", "seeds"]
+    assert shipped.find("deep/grid") == tmp_path / "deep" / "grid.yaml"
+    with pytest.raises(InputError, match=r"did you mean 'seeds'\?\); shipped: deep/grid, plain, seeds"):
+        shipped.find("seed")

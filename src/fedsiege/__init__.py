@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedsiege import attacks, metrics
     from fedsiege.aggregation import aggregate
-    from fedsiege.experiment import reproduce, run
+    from fedsiege.experiment import reproduce, run, sweep
     from fedsiege.report.result import Result
     from fedsiege.scoring import score
 
 __version__ = "0.1.0"
 
-__all__ = ["Result", "__version__", "aggregate", "attacks", "metrics", "reproduce", "run", "score"]
+__all__ = ["Result", "__version__", "aggregate", "attacks", "metrics", "reproduce", "run", "score", "sweep"]
 
 _HOMES = {
     "Result": "fedsiege.report.result",
@@ -28,6 +28,7 @@ _HOMES = {
     "reproduce": "fedsiege.experiment",
     "run": "fedsiege.experiment",
     "score": "fedsiege.scoring",
+    "sweep": "fedsiege.experiment",
 }
 _ROOMS = {"attacks", "metrics"}
 

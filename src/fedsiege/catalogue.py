@@ -61,13 +61,13 @@ def as_json() -> str:
 
 
 def as_text() -> str:
-    """Every component and shipped experiment, a line each."""
+    """Every component, shipped experiment and grid, a line each."""
     lines: list[str] = []
     for kind, entries in _by_kind():
         lines += ["", f"{TITLES[kind]} ({KEYS[kind]}:)", *_columns([(e.name, e.summary) for e in entries])]
-    known = shipped.names()
-    if known:
-        lines += ["", "Experiments (fedsiege run NAME)", *_columns([(name, _title(name)) for name in known])]
+    for what, known in (("Experiments (fedsiege run", shipped.names()), ("Grids (fedsiege sweep", shipped.grids())):
+        if known:
+            lines += ["", f"{what} NAME)", *_columns([(name, _title(name)) for name in known])]
     return "\n".join([*lines[1:], "", "fedsiege show NAME tells more about one of them."])
 
 
@@ -90,13 +90,14 @@ def as_markdown() -> str:
 
 
 def describe(name: str) -> str:
-    """All about one component (every kind that has this name) or one shipped experiment (its file)."""
+    """All about one component (every kind that has this name), or the file of a shipped experiment or grid."""
     found = [entry for entry in index().values() if entry.name == name]
+    travelling = {*shipped.names(), *shipped.grids()}
     if found:
         return "\n\n".join(_describe(entry) for entry in found)
-    if name in shipped.names():
+    if name in travelling:
         return shipped.find(name).read_text(encoding="utf-8").rstrip()
-    known = sorted({entry.name for entry in index().values()} | set(shipped.names()))
+    known = sorted({entry.name for entry in index().values()} | travelling)
     raise InputError(f"show: nothing is named {name!r}{nearest(name, known)}; `fedsiege list` shows all names")
 
 
@@ -114,7 +115,7 @@ def _columns(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _title(name: str) -> str:
-    """The `title` of a shipped experiment, else its first comment."""
+    """The `title` of a shipped experiment or grid, else its first comment."""
     lines = shipped.find(name).read_text(encoding="utf-8").splitlines()
     titles = [line.partition(":")[2].strip().strip("'\"") for line in lines if line.startswith("title:")]
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]

@@ -15,6 +15,7 @@ from fedsiege.errors import FedSiegeError, InputError
 
 if TYPE_CHECKING:
     from fedsiege.report import Result
+    from fedsiege.report.grid import SweepResult
 
 INTERRUPTED = 130
 
@@ -88,13 +89,52 @@ def reproduce(
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
+def sweep(
+    grid: Annotated[str, typer.Argument(metavar="GRID", help="A YAML file, or a shipped grid's name.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the sweep; must not exist yet.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="Cells at the same time; one when left out.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="ENGINE", help="local (processes) or ray (a cluster's tasks).")
+    ] = "local",
+    resume: Annotated[bool, typer.Option("--resume", help="Run what is missing or failed in --out.")] = False,
+    quiet: Quiet = False,
     open_report: Open = False,
 ) -> None:
-    """Write the report, figures and tables of a finished run again, from its files."""
-    from fedsiege import report as room
+    """Run every cell of a grid: which defence helps against which attack, and what it costs."""
+    from fedsiege import experiment
 
+    result = experiment.sweep(
+        grid,
+        out,
+        jobs=jobs,
+        engine=engine,
+        resume=resume,
+        progress=not quiet,
+    )
+    _present(result, quiet, open_report)
+    failed = [cell for cell in result.data["cells"] if cell["status"] == "failed"]
+    if failed:
+        first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
+        raise FedSiegeError(f"{len(failed)} of {len(result.data['cells'])} runs failed; the first is {first}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run or of a sweep.")],
+    open_report: Open = False,
+) -> None:
+    """Write the report, figures and tables of a finished run or of a sweep again, from its files."""
+    from fedsiege import report as room
+    from fedsiege.report import grid
+
+    if (folder / "sweep.json").is_file():
+        grid.write(folder)
+        _present(grid.SweepResult.read(folder), False, open_report)
+        return
     room.write(folder)
     _present(room.Result.read(folder), False, open_report)
 
@@ -104,7 +144,7 @@ def list_components(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As the documentation's page.")] = False,
 ) -> None:
-    """List every component and shipped experiment."""
+    """List every component, shipped experiment and grid."""
     from fedsiege import catalogue
 
     if as_json and as_markdown:
@@ -114,8 +154,10 @@ def list_components(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component or a shipped experiment.")]) -> None:
-    """Show what a component does and its fields, or the file of a shipped experiment."""
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a shipped experiment or grid.")],
+) -> None:
+    """Show what a component does and its fields, or the file of a shipped experiment or grid."""
     from fedsiege import catalogue
 
     typer.echo(catalogue.describe(name))
@@ -188,7 +230,7 @@ def execute(arguments: Sequence[str]) -> int:
             raise
         return _fail(f"{_REFUSED[error.errno]} ({error})", FedSiegeError.exit_code)
     if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
-        resumable = list(arguments[:1]) in (["run"], ["reproduce"])
+        resumable = list(arguments[:1]) in (["run"], ["reproduce"], ["sweep"])
         return _fail("interrupted; go on with --resume" if resumable else "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
@@ -207,8 +249,8 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _present(result: "Result", quiet: bool, open_report: bool) -> None:
-    """Show a finished run in the terminal and, where asked, in a browser.
+def _present(result: "Result | SweepResult", quiet: bool, open_report: bool) -> None:
+    """Show a finished run or sweep in the terminal and, where asked, in a browser.
 
     Without a display there is no browser (a text one would take the terminal): the path is all there is to show.
     """

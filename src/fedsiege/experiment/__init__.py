@@ -1,7 +1,8 @@
-"""The experiment: its config, its run, and its comparison with published figures."""
+"""The experiment: its config, its run, a sweep over many, and the comparison with published figures."""
 
 from fedsiege.experiment.config import Experiment, load
 from fedsiege.experiment.reproduce import reproduce
 from fedsiege.experiment.run import run
+from fedsiege.experiment.sweep import sweep
 
-__all__ = ["Experiment", "load", "reproduce", "run"]
+__all__ = ["Experiment", "load", "reproduce", "run", "sweep"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from fedsiege.data.candidates import CandidateSpec
 from fedsiege.errors import InputError
 from fedsiege.registry import nearest
-from fedsiege.shipped import find
+from fedsiege.shipped import find, is_grid
 from fedsiege.trace import Groups
 from fedsiege.training import Training
 
@@ -174,18 +174,35 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     A profile (`--set profile=small`) is applied before the other overrides. Raises InputError naming file, field,
     value and what was expected.
     """
-    where, raw = ("config", dict(config)) if isinstance(config, Mapping) else _read(find(config))
-    changes = [_parsed(text) for text in overrides]
-    before = dict(raw)
-    profile = next((value for path, value in reversed(changes) if path == ["profile"]), raw.get("profile"))
-    if profile is not None:
-        raw = _merged(raw, _profile(raw.get("profiles"), profile, where))
-    for path, value in changes:
-        _put(raw, path, value)
+    where, raw = ("config", dict(config)) if isinstance(config, Mapping) else read_mapping(find(config))
+    if is_grid(raw):
+        raise InputError(f"{where}: is a grid of experiments; expected a single one: use fedsiege sweep for it")
     if not isinstance(config, Mapping):
         raw.setdefault("name", Path(where).stem)
-    fields = [key for key in raw if key not in NEUTRAL and raw[key] != before.get(key)]
-    return validated({"changed": fields, **raw}, where)
+    return changed(raw, [_parsed(text) for text in overrides], where)
+
+
+class Change(NamedTuple):
+    """A value for one field of a config, by its path; `said` is what a message calls the place it was asked for."""
+
+    said: str
+    path: list[str]
+    value: Any
+
+
+def changed(raw: Mapping[str, Any], changes: Sequence[Change], where: str) -> Experiment:
+    """The experiment of `raw` after its profile, or the one that the changes name, and then the changes, in order.
+
+    What the program wrote (it says what was changed) has its profile applied already.
+    """
+    named = [change.value for change in changes if change.path == ["profile"]]
+    profile = named[-1] if named else None if "changed" in raw else raw.get("profile")
+    made = dict(raw) if profile is None else _merged(raw, _profile(raw.get("profiles"), profile, where))
+    for change in changes:
+        _put(made, change)
+    known = {key: field.default for key, field in Experiment.model_fields.items()}
+    fields = [key for key in made if key not in NEUTRAL and made[key] != raw.get(key, known.get(key))]
+    return validated({"changed": fields, **made}, where)
 
 
 def validated(raw: Mapping[str, Any], where: str) -> Experiment:
@@ -232,7 +249,8 @@ def _fields_at(place: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any]]:
+def read_mapping(path: Path) -> tuple[str, dict[str, Any]]:
+    """The name and the content of a YAML file that is a mapping; InputError with the line where it is not YAML."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -254,12 +272,12 @@ def _named(value: Any) -> Any:
     return [_named(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _parsed(text: str) -> tuple[list[str], Any]:
+def _parsed(text: str) -> Change:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")
     try:
-        return path.strip().split("."), _named(yaml.safe_load(value))
+        return Change(f"--set {path.strip()}", path.strip().split("."), _named(yaml.safe_load(value)))
     except yaml.YAMLError:
         raise InputError(f"--set {text}: {value!r} is not a YAML value") from None
 
@@ -274,20 +292,21 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
+def _put(raw: dict[str, Any], change: Change) -> None:
     """Set one value by its path; a component given as a plain name becomes `{name: ...}` when a field is set."""
     at: Any = raw
+    path = change.path
     for depth, part in enumerate(path):
-        key: Any = _position(at, part, path) if isinstance(at, list) else part
+        key: Any = _position(at, part, change.said) if isinstance(at, list) else part
         if depth == len(path) - 1:
-            at[key] = value
+            at[key] = change.value
             return
         default = _default(part) if depth == 0 else None
         inner = _opened(at[key] if isinstance(at, list) else at.get(key, default))
         inner = {} if inner is None else inner
         if not isinstance(inner, dict | list):
             here = ".".join(path[: depth + 1])
-            raise InputError(f"--set {'.'.join(path)}: {here} is {inner!r} and has no fields")
+            raise InputError(f"{change.said}: {here} is {inner!r} and has no fields")
         # A copy, so that the caller's own mapping is not changed.
         at[key] = inner.copy()
         at = at[key]
@@ -304,7 +323,7 @@ def _default(key: str) -> Any:
     return value if isinstance(value, str | list) else None
 
 
-def _position(at: list[Any], key: str, path: list[str]) -> int:
+def _position(at: list[Any], key: str, said: str) -> int:
     if not key.isdigit() or int(key) >= len(at):
-        raise InputError(f"--set {'.'.join(path)}: {key!r} is not a position in a list of {len(at)}")
+        raise InputError(f"{said}: {key!r} is not a position in a list of {len(at)}")
     return int(key)

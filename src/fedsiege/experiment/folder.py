@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,7 +43,7 @@ def opened(folder: Path, experiment: Experiment, resume: bool) -> Iterator[None]
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
-        _hold(lock, folder)
+        hold(lock, folder)
         try:
             _check(folder, experiment, resume)
             yield
@@ -53,7 +53,8 @@ def opened(folder: Path, experiment: Experiment, resume: bool) -> Iterator[None]
                 folder.rmdir()
 
 
-def _hold(lock: TextIO, folder: Path) -> None:
+def hold(lock: TextIO, folder: Path) -> None:
+    """Lock the folder for this process until the open file closes; InputError when another process holds it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -83,35 +84,47 @@ def dump(experiment: Experiment) -> str:
 
 
 def _check(folder: Path, experiment: Experiment, resume: bool) -> None:
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{folder}: {place} is a file; expected a folder to write the run to")
-    left = [p.name for p in folder.iterdir() if p.name != LOCK] if folder.exists() else []
+    left = check_free(folder, resume, "run")
     if not left:
         return
-    if not resume:
-        raise InputError(f"{folder}: exists and is not empty; choose another --out, or --resume to go on with it")
     if not (folder / CONFIG).is_file():
         written = {RESULT, SCORES, CURVES, CHECKPOINT, TRACE, CANDIDATES}
         ours = sorted((written | {Path(name).parts[0] for name in REPORTED}).intersection(left))
         if ours:
             raise InputError(f"{folder}: has {ours[0]} but no {CONFIG}; it is not a run that can go on")
         return
-    before = _loaded(folder / CONFIG)
-    after = experiment.model_dump(mode="json")
+    check_same(folder / CONFIG, experiment.model_dump(mode="json"), "config", "run")
+
+
+def check_free(folder: Path, resume: bool, what: str) -> list[str]:
+    """What is in the folder of a run or a sweep; InputError for a file in the way, or for anything not resumed."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{folder}: {place} is a file; expected a folder to write the {what} to")
+    left = [p.name for p in folder.iterdir() if p.name != LOCK] if folder.exists() else []
+    if left and not resume:
+        raise InputError(f"{folder}: exists and is not empty; choose another --out, or --resume to go on with it")
+    return left
+
+
+def check_same(path: Path, after: Mapping[str, Any], name: str, what: str) -> None:
+    """Refuse to go on with a config or a grid that is not the one in the folder, naming the field that changed."""
+    before = _loaded(path, name, what)
     changed = _difference({k: v for k, v in before.items() if k not in FREE}, after)
     if changed:
         field, old, new = changed
-        raise InputError(f"{folder}: cannot resume with a changed config: {field} was {old!r} and is now {new!r}")
+        raise InputError(
+            f"{path.parent}: cannot resume with a changed {name}: {field} was {old!r} and is now {new!r}"
+        )
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path, name: str, what: str) -> dict[str, Any]:
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError(f"{path}: not YAML; the run cannot be resumed") from None
+        raise InputError(f"{path}: not YAML; the {what} cannot be resumed") from None
     if not isinstance(before, dict):
-        raise InputError(f"{path}: not a run's config; the run cannot be resumed")
+        raise InputError(f"{path}: not a {what}'s {name}; the {what} cannot be resumed")
     return before
 
 

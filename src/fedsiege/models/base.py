@@ -35,11 +35,19 @@ def build_model(spec: object, input_shape: tuple[int, ...], classes: int, where:
     where `function(input_shape, classes, **fields)` returns a module. Raises InputError naming `where`, what was
     given and what was expected.
     """
-    own = _own_function(spec, where)
-    module = own(input_shape, classes) if own else build("model", spec, where).build(input_shape, classes)
+    module = maker(spec, where)(input_shape, classes)
     if not isinstance(module, nn.Module):
         raise InputError(f"{where}: {spec!r} made a {type(module).__name__}; expected a torch.nn.Module")
     return module
+
+
+def maker(spec: object, where: str = "model") -> Callable[[tuple[int, ...], int], object]:
+    """What makes the module of a config's `model`; InputError where the config alone tells that it cannot."""
+    own = _own_function(spec, where)
+    if own:
+        return own
+    make: Callable[[tuple[int, ...], int], object] = build("model", spec, where).build
+    return make
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:

@@ -1,0 +1,115 @@
+"""From the cells' folders to sweep.json: what the report of a sweep is made from."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedsiege.experiment import folder as run_folder
+from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.grid import Cell, Grid
+from fedsiege.experiment.prepare import defences_of
+from fedsiege.files import write_json
+from fedsiege.registry import build, label_of, name_of
+
+SWEEP = "sweep.json"
+SCHEMA = 1
+
+Status = Literal["done", "failed", "missing"]
+
+ADAPTED = re.compile(r"[(, ](coordinates|average)=")
+"""What the label of an attack says when the attack is told of the defence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it stands with a cell; `error` says in a line why it failed."""
+
+    status: Status
+    error: str | None = None
+
+
+def write(folder: Path, grid: Grid, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write sweep.json, whole or not at all."""
+    content = {
+        "schema": SCHEMA,
+        "title": grid.title,
+        "description": grid.description,
+        "budget": grid.budget,
+        "axes": {field: list(values) for field, values in grid.axes.items()},
+        "seeds": grid.seeds,
+        "cells": list(rows),
+    }
+    write_json(folder / SWEEP, content)
+
+
+def row(folder: Path, cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """One cell with one seed: what it is, how it stands with it, and its figures where it is done."""
+    names, labels = defended(cell.experiment)
+    return {
+        "name": cell.name,
+        "axes": dict(cell.axes),
+        "seed": cell.seed,
+        "folder": cell.folder,
+        "defences": names,
+        "labels": labels,
+        "status": outcome.status,
+        "error": outcome.error,
+        **(figures(folder / cell.folder) if outcome.status == "done" else NOTHING),
+    }
+
+
+NOTHING: Mapping[str, Any] = {
+    "accuracy": None,
+    "train_accuracy": None,
+    "loss": None,
+    "attacks": [],
+    "idle": [],
+    "privacy": [],
+    "wall_seconds": None,
+}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """The figures of a finished run: accuracy, every attack on all targets against all non-members."""
+    result = json.loads((folder / run_folder.RESULT).read_text(encoding="utf-8"))
+    task = result["task"]
+    return {
+        "accuracy": task["accuracy"],
+        "train_accuracy": task["train_accuracy"],
+        "loss": task["loss"],
+        "attacks": [
+            {
+                "attack": one["attack"],
+                "name": one["name"],
+                "title": one["title"],
+                "adapted": bool(ADAPTED.search(one["attack"])),
+                "auc": _picked(one["auc"]),
+                "tpr_at_fpr": {fpr: _picked(rate, "warning") for fpr, rate in one["tpr_at_fpr"].items()},
+            }
+            for one in result["attacks"]
+            if one["target"] == "pooled" and one["against"] == "all"
+        ],
+        "idle": [one["label"] for one in result["components"] if not one["acted"]],
+        "privacy": result.get("privacy", []),
+        "wall_seconds": result["cost"]["wall_seconds"],
+    }
+
+
+def defended(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """The registered names of the defences and their labels: the clients', the coalition's, the server's."""
+    others = [("coalition", "coalition", experiment.coalition)] if experiment.coalition else []
+    made: list[tuple[str, str]] = [(name_of(one.defence), one.label) for one in defences_of(experiment)]
+    for kind, where, spec in (
+        *others,
+        *(("server_defence", f"server_defences.{i}", one) for i, one in enumerate(experiment.server_defences)),
+    ):
+        component = build(kind, spec, where)
+        made.append((name_of(component), label_of(component)))
+    return [name for name, _ in made], [label for _, label in made]
+
+
+def _picked(measured: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    return {key: measured.get(key) for key in ("value", "low", "high", "n", *more)}

@@ -1,0 +1,255 @@
+"""The grid: a base experiment, axes of changes, seeds; and how it becomes cells, each an experiment of its own."""
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, ValidationError
+
+from fedsiege.data.candidates import CandidateSpec
+from fedsiege.errors import InputError
+from fedsiege.experiment.config import Change, Experiment, Strict, TraceSpec, changed, read_mapping
+from fedsiege.registry import nearest
+from fedsiege.shipped import GRID_KEYS, find, is_grid
+from fedsiege.training import Training
+
+PARTS = {"training": list(Training.model_fields), "trace": list(TraceSpec.model_fields)}
+PARTS["candidates"] = sorted(CandidateSpec.__dataclass_fields__)
+"""The parts of an experiment that are no components, with their fields."""
+
+FIELDS = [*Experiment.model_fields, *(f"{part}.{field}" for part, fields in PARTS.items() for field in fields)]
+
+OURS = {
+    "seed": "expected a list under seeds:",
+    "name": "a cell is named after its values",
+    "out": "cells are written below the sweep's own folder",
+    "changed": "the program fills it in",
+    "profiles": "expected them in the base",
+}
+"""Fields that a grid cannot set, and why."""
+
+
+class Extra(Strict):
+    """A cell outside the product of the axes."""
+
+    name: Annotated[str, Field(min_length=1)]
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changes by dotted field."""
+
+
+class Grid(Strict):
+    """A grid file, its base resolved to a mapping."""
+
+    title: str = ""
+    """Headline of the report."""
+    description: str = ""
+    """What the sweep is for, in a sentence or two."""
+    experiment: dict[str, Any] = Field(default_factory=dict)
+    """What every cell starts from."""
+    profile: str | None = None
+    """Which of the base's profiles is applied."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changes for every cell, by dotted field."""
+    axes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Dotted field -> name -> value."""
+    cells: list[Extra] = Field(default_factory=list)
+    """Further cells, outside the product."""
+    seeds: Annotated[list[int], Field(min_length=1)]
+    """Every cell is run with each."""
+    budget: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Test accuracy that a defence may cost, as a share."""
+
+    @classmethod
+    def load(cls, grid: str | Path | Mapping[str, Any]) -> tuple[Self, str]:
+        """A grid from a path, the name of a shipped one, or a mapping, and what messages call it.
+
+        Raises InputError naming file, field, value and what was expected.
+        """
+        where, raw = ("grid", dict(grid)) if isinstance(grid, Mapping) else read_mapping(find(grid))
+        if not is_grid(raw):
+            raise InputError(
+                f"{where}: is a single experiment; expected a grid, which has some of "
+                f"{', '.join(sorted(GRID_KEYS))}: use fedsiege run for it"
+            )
+        near = None if isinstance(grid, Mapping) else Path(where).parent
+        raw = {**raw, "experiment": _base(raw, where, near)}
+        raw.pop("base", None)
+        raw["axes"] = _axes(raw.get("axes"), where)
+        raw.setdefault("seeds", [_seed(raw, where)])
+        try:
+            made = cls.model_validate(raw)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_fault(error)}") from None
+        made._check(where)
+        return made, where
+
+    def cells_of(self, where: str) -> "list[Cell]":
+        """Every cell with every seed, each a whole, validated experiment; InputError names the first bad cell."""
+        plans = self._product(f"{where}: axes") + [
+            (extra.name, {}, _changes(f"{where}: cells.{i}.set", extra.set)) for i, extra in enumerate(self.cells)
+        ]
+        _unique([name for name, _, _ in plans], f"{where}: cells", "another name")
+        slugs = _slugs([name for name, _, _ in plans])
+        return [
+            Cell(name, axes, seed, f"cells/{slug}/seed{seed}", self._experiment(name, changes, seed, where))
+            for (name, axes, changes), slug in zip(plans, slugs, strict=True)
+            for seed in self.seeds
+        ]
+
+    def _product(self, place: str) -> "list[tuple[str, dict[str, str], list[Change]]]":
+        """Name, values by axis, and changes of every cell of the product; the base alone where there is no axis."""
+        if not self.axes:
+            return [] if self.cells else [("base", {}, [])]
+        found = []
+        for names in itertools.product(*self.axes.values()):
+            axes = dict(zip(self.axes, names, strict=True))
+            values = {field: self.axes[field][name] for field, name in axes.items()}
+            found.append((", ".join(f"{f}={n}" for f, n in axes.items()), axes, _changes(place, values)))
+        return found
+
+    def _experiment(self, name: str, changes: list[Change], seed: int, where: str) -> Experiment:
+        title = f"{self.title}: {name}" if self.title else name
+        first = [] if self.profile is None else [Change("profile", ["profile"], self.profile)]
+        ours = [Change("seeds", ["seed"], seed), Change("title", ["title"], f"{title}, seed {seed}")]
+        return changed(
+            self.experiment,
+            [*first, *_changes(f"{where}: set", self.set), *changes, *ours],
+            f"{where}: cell {name!r}",
+        )
+
+    def _check(self, where: str) -> None:
+        _unique(self.seeds, f"{where}: seeds", "different seeds")
+        for place, fields in (
+            ("set", self.set),
+            ("axes", self.axes),
+            *((f"cells.{i}.set", extra.set) for i, extra in enumerate(self.cells)),
+        ):
+            for field in fields:
+                _known(field, f"{where}: {place}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One experiment of a grid, with one seed; `folder` is its run folder, below the sweep's."""
+
+    name: str
+    axes: Mapping[str, str]
+    seed: int
+    folder: str
+    experiment: Experiment
+
+
+def _base(raw: Mapping[str, Any], where: str, near: Path | None) -> dict[str, Any]:
+    """The experiment that the cells start from, as a mapping; a file beside the grid's own goes first."""
+    if "base" not in raw:
+        written = raw.get("experiment", {})
+        if not isinstance(written, Mapping):
+            raise InputError(f"{where}: experiment: got {written!r}; expected a mapping of fields to values")
+        if is_grid(written):
+            raise InputError(f"{where}: experiment: is a grid itself; expected a single experiment")
+        return dict(written)
+    base = raw["base"]
+    if "experiment" in raw:
+        raise InputError(f"{where}: has base and experiment; expected one of them")
+    if not isinstance(base, str):
+        raise InputError(f"{where}: base: got {base!r}; expected a file or the name of a shipped experiment")
+    beside = None if near is None else near / base
+    try:
+        name, found = read_mapping(beside if beside is not None and beside.is_file() else find(base))
+    except InputError as error:
+        raise InputError(f"{where}: base: {error}") from None
+    if is_grid(found):
+        raise InputError(f"{where}: base: {name} is a grid itself; expected a single experiment")
+    return {"name": Path(name).stem, **found}
+
+
+def _seed(raw: Mapping[str, Any], where: str) -> Any:
+    """The base's own seed, which its profile may set."""
+    profile = raw.get("profile")
+    changes = [] if profile is None else [Change("profile", ["profile"], profile)]
+    return changed(raw["experiment"], changes, where).seed
+
+
+def _axes(axes: Any, where: str) -> dict[str, Any]:
+    """Every axis as name -> value: a plain list's values are named by what they are."""
+    if axes is None:
+        return {}
+    if not isinstance(axes, Mapping):
+        raise InputError(f"{where}: axes: got {axes!r}; expected a mapping of fields to lists of values")
+    found = {}
+    for field, values in axes.items():
+        place = f"{where}: axes.{field}"
+        if not isinstance(values, list | Mapping) or not values:
+            raise InputError(f"{place}: got {values!r}; expected a list of values, or a mapping of names to values")
+        pairs = list(values.items()) if isinstance(values, Mapping) else [(value, value) for value in values]
+        names = [compact(name) for name, _ in pairs]
+        _unique(names, place, "different values")
+        found[str(field)] = {name: value for name, (_, value) in zip(names, pairs, strict=True)}
+    return found
+
+
+def compact(value: Any) -> str:
+    """A value on one line: text as it is, anything else as YAML writes it."""
+    if isinstance(value, str):
+        return value
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True
+    )
+    return text.removesuffix("...\n").strip()
+
+
+def _changes(place: str, values: Mapping[str, Any]) -> list[Change]:
+    """Changes in such an order that a part is set before what is in it."""
+    paths = sorted(values, key=lambda field: field.count("."))
+    return [Change(f"{place}.{field}", field.split("."), values[field]) for field in paths]
+
+
+def _known(field: str, place: str) -> None:
+    """Refuse a dotted field that no experiment has; the fields of components are known to the components."""
+    first, dot, rest = field.partition(".")
+    if first in OURS:
+        raise InputError(f"{place}: a grid cannot set {field!r}; {OURS[first]}")
+    part = PARTS.get(first)
+    if first not in Experiment.model_fields or (dot and part is not None and rest not in part):
+        raise InputError(
+            f"{place}: {field!r} names no field of an experiment{nearest(field, FIELDS)}; expected one, with dots "
+            "to get inside: training.lr"
+        )
+
+
+def _unique(values: Sequence[object], place: str, expected: str) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise InputError(f"{place}: {twice[0]!r} is there twice; expected {expected}")
+
+
+def _slugs(names: list[str]) -> list[str]:
+    """Folder names, all different, also where a file system cannot tell upper case from lower."""
+    plain = [re.sub(r"[^A-Za-z0-9.=_]+", "-", name).strip("-.")[:80] for name in names]
+    many = Counter(slug.lower() for slug in plain)
+    return [
+        slug if slug and many[slug.lower()] == 1 else f"{slug}-{_digest(name)}".lstrip("-")
+        for slug, name in zip(plain, names, strict=True)
+    ]
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault: field, value given and what was expected."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known: Iterable[str] = Extra.model_fields if len(first["loc"]) > 1 else ["base", *Grid.model_fields]
+        return f"{field}: unknown key{nearest(str(first['loc'][-1]), list(known))}; known: {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{field}: missing; expected a value"
+    return f"{field}: got {first['input']!r}; {first['msg']}"
