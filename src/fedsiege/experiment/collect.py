@@ -1,7 +1,6 @@
 """From the cells' folders to sweep.json: what the report of a sweep is made from."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,6 @@ SWEEP = "sweep.json"
 SCHEMA = 1
 
 Status = Literal["done", "failed", "missing"]
-
-ADAPTED = re.compile(r"[(, ](coordinates|average)=")
-"""What the label of an attack says when the attack is told of the defence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ def figures(folder: Path) -> dict[str, Any]:
                 "attack": one["attack"],
                 "name": one["name"],
                 "title": one["title"],
-                "adapted": bool(ADAPTED.search(one["attack"])),
+                "adapted": one["adapted"],
                 "auc": _picked(one["auc"]),
                 "tpr_at_fpr": {fpr: _picked(rate, "warning") for fpr, rate in one["tpr_at_fpr"].items()},
             }

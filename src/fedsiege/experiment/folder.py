@@ -20,6 +20,7 @@ CONFIG, RESULT, REPORT, SCORES, CURVES = (
     "scores.parquet",
     "curves.json",
 )
+GRID = "grid.yaml"
 LOCK, CHECKPOINT, TRACE, CANDIDATES = ".lock", "checkpoint.safetensors", "trace", "candidates.parquet"
 REPORTED = (REPORT, "figures/roc.pdf", "figures/rounds.pdf", "table.csv", "table.tex")
 """What is written last, from the other files."""
@@ -92,6 +93,8 @@ def _check(folder: Path, experiment: Experiment, resume: bool) -> None:
         ours = sorted((written | {Path(name).parts[0] for name in REPORTED}).intersection(left))
         if ours:
             raise InputError(f"{folder}: has {ours[0]} but no {CONFIG}; it is not a run that can go on")
+        if GRID in left:
+            raise InputError(f"{folder}: holds a sweep ({GRID}), which fedsiege sweep goes on with; expected a run's")
         return
     check_same(folder / CONFIG, experiment.model_dump(mode="json"), "config", "run")
 

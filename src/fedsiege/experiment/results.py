@@ -31,6 +31,7 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
         "name": name_of(planned.attack),
         "attack": planned.label,
         "title": planned.attack.heading,
+        "adapted": planned.attack.adapted,
         "vantage": planned.vantage,
     }
     rows: list[dict[str, Any]] = []

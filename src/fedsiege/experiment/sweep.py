@@ -24,7 +24,7 @@ from fedsiege.files import write_bytes
 from fedsiege.report import grid as report
 from fedsiege.report.grid import SweepResult
 
-GRID = "grid.yaml"
+GRID = run_folder.GRID
 CELLS = "cells"
 
 ENGINES = "local", "ray"

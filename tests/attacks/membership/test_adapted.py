@@ -156,7 +156,9 @@ def naive_fedmia(arrays: dict[str, Any], target: int, signal: str, sign: int, co
             spread = math.fsum((v - centre) ** 2 for v in others) / len(others) + 1e-8
             z = (sign * arrays[signal][t, target, j] - centre) / math.sqrt(spread)
             rounds.append(z if combine == "sum_z" else 0.5 * math.erfc(-z / math.sqrt(2)))
-        scores.append(math.fsum(rounds) / (1 if combine == "sum_z" else len(rounds)))
+        there = int(arrays["present"][:, target].sum())
+        # Sums over fewer rounds spread less: they are scaled to the spread of a sum over all.
+        scores.append(math.fsum(rounds) * (math.sqrt(there / len(rounds)) if combine == "sum_z" else 1 / len(rounds)))
     return scores
 
 

@@ -54,6 +54,9 @@ class OneTailedTest:
             view.of(target).count("filtered", count)
         if self.combine == "mean_cdf":
             total /= rounds.rounds()
+        elif rounds.classes is not None:
+            # A sum of more rounds spreads further: all are scaled to the spread of a sum over every round.
+            total *= np.sqrt(np.array([[len(taken)] for taken in rounds.used]) / rounds.rounds())
         return total
 
     def _part(
