@@ -144,6 +144,12 @@ def test_finished_means_that_every_file_is_there(tmp_path: Path) -> None:
     assert finished(tmp_path)
 
 
+def test_a_run_does_not_go_on_in_a_sweeps_folder(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("axes: {}")
+    with pytest.raises(InputError, match=r"holds a sweep \(grid\.yaml\)"), opened(tmp_path, E, True):
+        pass
+
+
 def test_a_finished_run_is_not_even_locked(tmp_path: Path) -> None:
     begun(tmp_path)
     (tmp_path / LOCK).unlink()

@@ -59,6 +59,15 @@ def test_rows_for_each_target_pooled_and_worst_against_each_kind() -> None:
     assert {row["name"] for row in rows} == {"fedmia_ii"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"), [({}, False), ({"combine": "sum_z"}, False), ({"average": "trained"}, True)]
+)
+def test_rows_say_whether_an_attack_was_told_of_the_defence(fields: dict[str, Any], told: bool) -> None:
+    plan = planned(**fields)
+    rows = attack_rows(plan, [replace(scored(3, 0.5), label=plan.label)])
+    assert {row["adapted"] for row in rows} == {told}
+
+
 def test_a_kind_without_non_members_has_no_rows() -> None:
     rows = attack_rows(planned(), [scored(0, 1.0, np.array(["member"] * 5 + ["ofl"] * 5))])
     assert {row["against"] for row in rows} == {"all", "ofl"}
