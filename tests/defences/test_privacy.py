@@ -14,6 +14,7 @@ from torch import nn
 from fedsiege.defences.privacy import (
     LARGEST,
     ORDERS,
+    Accountant,
     gaussian_epsilon,
     refuse_batch_statistics,
     sampled_gaussian_epsilon,
@@ -38,6 +39,12 @@ def test_gaussian_epsilon_gives_back_delta(multiplier: float, releases: int) -> 
     mu = math.sqrt(releases) / multiplier
     found = delta_of(epsilon, norm(mu, 1).pdf, norm(0, 1).pdf, 12 + mu)
     assert found == pytest.approx(DELTA, rel=1e-3)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_epsilon_is_never_negative(accountant: Accountant) -> None:
+    epsilon, _ = sampled_gaussian_epsilon(1000.0, [(0.01, 10)], 0.1, accountant)
+    assert epsilon == 0
 
 
 def test_gaussian_epsilon_of_the_textbook() -> None:

@@ -47,6 +47,8 @@ def test_the_product_of_the_axes_with_every_seed() -> None:
     ]
     assert cells[2].axes == {"training.lr": "0.1", "model": "cnn"}
     assert cells[-1].axes == {}
+    assert cells[-1].changes == {"training.lr": "1", "model.hidden": "[2]"}
+    assert cells[0].changes == {}
     assert [cell.experiment.training.lr for cell in cells[::2]] == [0.1, 0.1, 1e-5, 1e-5, 1.0]
     assert [cell.experiment.model for cell in cells[::2]] == [
         {"name": "mlp", "hidden": [4]},
@@ -59,6 +61,12 @@ def test_the_product_of_the_axes_with_every_seed() -> None:
     assert [cell.experiment.seed for cell in cells] == [3, 1] * 5
     assert cells[0].folder == "cells/training.lr=0.1-model=small/seed3"
     assert cells[0].experiment.title == "training.lr=0.1, model=small, seed 3"
+
+
+def test_a_cell_outside_the_product_says_its_values_as_the_axes_name_them() -> None:
+    extra = {"name": "both", "set": {"model": {"name": "mlp", "hidden": [4]}, "rounds": 2}}
+    cells = cells_of({"axes": {"model": {"small": {"name": "mlp", "hidden": [4]}}}, "cells": [extra]})
+    assert cells[-1].changes == {"model": "small", "rounds": "2"}
 
 
 def test_a_part_is_set_before_what_is_in_it() -> None:

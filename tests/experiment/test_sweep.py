@@ -129,8 +129,10 @@ def test_what_sweep_json_says(done: Path) -> None:
         assert set(ours["auc"]) == {"value", "low", "high", "n"}
         assert ours["adapted"] is False
         rate = ours["tpr_at_fpr"]["0.001"]
-        assert set(rate) == {"value", "low", "high", "n", "warning"}
-        assert rate["warning"] == theirs["tpr_at_fpr"]["0.001"]["warning"]
+        assert set(rate) == {"value", "low", "high", "n", "false_positives", "warning"}
+        assert all(rate[key] == theirs["tpr_at_fpr"]["0.001"][key] for key in ("false_positives", "warning"))
+        assert all(ours[key] == theirs[key] for key in ("n_nonmembers", "n_distinct_nonmembers"))
+    assert cell["changes"] == {}
     assert found["cells"][0]["defences"] == found["cells"][0]["labels"] == []
 
 

@@ -82,7 +82,11 @@ def run(
         "attacks": [
             {"attack": label, "name": label, "title": label.upper(), "adapted": False,
              "auc": {"value": 0.5 + tpr / 2, "low": 0.4, "high": 0.9, "n": 10},
-             "tpr_at_fpr": {"0.001": {"value": tpr, "low": tpr / 2, "high": 2 * tpr, "n": 10, "warning": None}}}
+             "n_nonmembers": 10_000,
+             "tpr_at_fpr": {
+                 "0.001": {"value": tpr, "low": tpr / 2, "high": 2 * tpr, "n": 5000, "false_positives": 10,
+                           "warning": None},
+                 "0.01": {"value": min(1.0, 1.2 * tpr), "low": None, "high": None, "n": 5000, "warning": None}}}
             for label, tpr in tprs.items()
         ],
         **more,

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from fedsiege.defences.privacy import gaussian_epsilon
 from fedsiege.report import findings
 from fedsiege.report.finished import Finished
-from fedsiege.report.schema import Measured, Published
+from fedsiege.report.schema import Guarantee, Measured, Published
 
 from . import made
 
@@ -154,6 +155,78 @@ def test_columns_share_the_usual_false_positives(tmp_path: Path) -> None:
     assert shared["0.001"].false_positives == 4
     assert shared["0.001"].doubtful
     assert not shared["0.1"].doubtful
+
+
+def guarantee(**fields: Any) -> dict[str, Any]:
+    known = {
+        "label": "d",
+        "unit": "example",
+        "against": "server",
+        "epsilon": 3.0,
+        "delta": 1e-5,
+        "accountant": "rdp",
+    }
+    return {**known, "note": "so it was counted", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"clients": "of clients 0 and 1"},
+            "d: ε = 3 at δ = 1e-05, for each single example of clients 0 and 1, against a server that sees single "
+            "updates (rdp). At 0.1 % FPR no such adversary recognises more than 2.0 % of these members. "
+            "So it was counted.",
+        ),
+        (
+            {"unit": "client", "against": "aggregate", "clients": "of every client"},
+            "d: ε = 3 at δ = 1e-05, for the data of every client, each client’s as a whole, against whoever sees "
+            "only what was aggregated, any one other client included (rdp). At 0.1 % FPR no such adversary "
+            "recognises more than 2.0 % of the cases in which such a client’s updates are not all zero. "
+            "So it was counted.",
+        ),
+        (
+            {"epsilon": None, "unit": "client"},
+            "d: no finite ε, for each client’s data as a whole, against a server that sees single updates (rdp). "
+            "No useful bound on attacks at 0.1 % FPR. So it was counted.",
+        ),
+        (
+            {"epsilon": 771.0},
+            "d: ε = 771 at δ = 1e-05, for each single example, against a server that sees single updates (rdp). "
+            "No useful bound on attacks at 0.1 % FPR. So it was counted.",
+        ),
+    ],
+)
+def test_a_guarantee_says_whose_it_is_and_what_it_bounds(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["privacy"] = [guarantee(**fields)]
+    run = read(tmp_path, data, curves)
+    assert [plain(line) for line in findings.guarantees(run)] == [said]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "fpr", "most"),
+    [
+        (0.0, 1e-5, "0.001", 0.00101),
+        (3.0, 1e-5, "0.001", 0.0200955),
+        (3.0, 0.5, "0.1", 1.0),
+        (6.9, 1e-5, "0.001", 0.992285),
+        (6.91, 1e-5, "0.001", 1.0),
+        (1e4, 1e-5, "0.001", 1.0),
+        (None, 1e-5, "0.001", 1.0),
+    ],
+)
+def test_what_an_epsilon_bounds(epsilon: float | None, delta: float, fpr: str, most: float) -> None:
+    one = Guarantee(**guarantee(epsilon=epsilon, delta=delta))
+    assert findings.ceiling(one, fpr) == pytest.approx(most, rel=1e-4)
+
+
+def test_no_test_on_one_gaussian_release_beats_what_its_epsilon_bounds() -> None:
+    # The most powerful test between N(0, 1) and N(mu, 1), whose epsilon the accountant knows exactly.
+    for multiplier in (0.7, 1.0, 3.0):
+        one = Guarantee(**guarantee(epsilon=gaussian_epsilon(multiplier, 1, 1e-5)))
+        best = float(stats.norm.sf(stats.norm.isf(0.001) - 1 / multiplier))
+        assert 0.001 < best <= findings.ceiling(one)
 
 
 def test_values_by_round(folder: Path) -> None:

@@ -45,15 +45,23 @@ def test_the_best_defence_within_the_budget(tmp_path: Path) -> None:
         "One seed: how another training run would come out is not known.",
         "Guessing would recognise 0.1 %: 300 times as many are still found.",
     )
-    assert found.support[-1] == "Which attack is strongest was chosen with the truth in hand."
+    assert found.support[-1] == (
+        "Which attack is strongest, and which of the 2 cells within the budget is best, was chosen with the truth "
+        "in hand."
+    )
     poorer = said(tmp_path, *cells, budget=0.005)
-    assert "within an accuracy budget of 0.5 points is cheap" in poorer.statement
-    assert "from 60.0 % to 50.0 % (X), and costs 0.1 points of" in poorer.statement
+    assert poorer.statement.startswith(
+        "No defence within an accuracy budget of 0.5 points demonstrably brings the strongest attack down. The "
+        "lowest measured is cheap: the strongest"
+    )
+    assert "is 50.0 % (X) with it and 60.0 % without, and it costs 0.1 points of" in poorer.statement
+    assert poorer.helps is None
     assert "budget of 5 points is dear" in said(tmp_path, *cells, budget=0.05).statement
 
 
 def test_a_defence_that_gains_accuracy(tmp_path: Path) -> None:
     found = said(tmp_path, NONE, run("p", 0, 0.51, {"x": 0.1}, "p"))
+    assert found.helps is True
     assert found.statement.endswith("to 10.0 % (X), and gains 1 point of test accuracy.")
     assert "Not measured against it: Y." in found.support
 
@@ -61,8 +69,8 @@ def test_a_defence_that_gains_accuracy(tmp_path: Path) -> None:
 def test_no_defence_is_within_the_budget(tmp_path: Path) -> None:
     found = said(tmp_path, NONE, run("p", 0, 0.4, {"x": 0.1}, "p"), run("q", 0, 0.3, {"x": 0.01}, "q"))
     assert found.statement == "No defence stays within an accuracy budget of 2 points."
-    assert found.support[0].startswith("The cheapest is p: it brings")
-    assert found.support[0].endswith("and costs 10 points of test accuracy.")
+    assert found.support[0].startswith("The cheapest is p: the strongest attack’s TPR at 0.1 % FPR is 10.0 %")
+    assert found.support[0].endswith("and it costs 10 points of test accuracy.")
     assert found.helps is False
 
 
@@ -70,10 +78,13 @@ def test_no_defence_brings_the_attack_down(tmp_path: Path) -> None:
     found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.6}, "p"))
     assert found.statement == ("No defence within an accuracy budget of 2 points brings the strongest attack down.")
     assert found.support == (
-        "The best of them is p: it leaves the strongest attack’s TPR at 0.1 % FPR at 60.0 % (X), and costs nothing "
-        "in test accuracy.",
+        "The best of them is p: the strongest attack’s TPR at 0.1 % FPR is 60.0 % (X) with it and 60.0 % without, "
+        "and it costs nothing in test accuracy.",
     )
     assert found.helps is False
+
+
+NOTHING_BESIDE = "No defended cell was measured beside the undefended one with the same attack and seed."
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_no_defence_brings_the_attack_down(tmp_path: Path) -> None:
     [
         ([NONE], "No cell of this grid has a defence."),
         ([run("p", 0, 0.5, {"x": 0.5}, "p")], "No undefended cell was measured, so nothing can be compared."),
-        ([NONE, run("p", 1, 0.5, {"x": 0.5}, "p")], "No defended cell was measured beside the undefended one."),
+        ([NONE, run("p", 1, 0.5, {"x": 0.5}, "p")], NOTHING_BESIDE),
         (
             [run("none", 0, 0.5, {"x": 0.002}), run("p", 0, 0.5, {"x": 0.0}, "p")],  # 0.1 % is in its interval
             "Even without a defence no attack demonstrably does better than guessing at 0.1 % FPR, so there is "
@@ -101,10 +112,9 @@ def seeds(name: str, accuracies: list[float], tprs: list[float], *defences: str)
 
 
 def test_a_fall_too_small_to_be_seen_is_none(tmp_path: Path) -> None:
-    found = said(tmp_path, run("none", 0, 0.5, {"x": 0.60004}), run("p", 0, 0.4, {"x": 0.6}, "p"))
-    assert (
-        "it leaves the strongest attack’s TPR at 0.1 % FPR at 60.0 % (X), and costs 10 points" in found.support[0]
-    )
+    found = said(tmp_path, run("none", 0, 0.5, {"x": 0.60004}), run("p", 0, 0.5, {"x": 0.6}, "p"))
+    assert found.helps is False
+    assert "is 60.0 % (X) with it and 60.0 % without" in found.support[0]
 
 
 def test_settings_in_which_nothing_leaks(tmp_path: Path) -> None:
@@ -130,15 +140,91 @@ def test_over_seeds_fall_and_cost_have_intervals(tmp_path: Path) -> None:
 def test_a_fall_that_may_be_luck_and_a_budget_that_may_be_broken(tmp_path: Path) -> None:
     none = seeds("none", [0.5, 0.5], [0.6, 0.6])
     found = said(tmp_path, *none, *seeds("p", [0.48, 0.5], [0.3, 0.55], "p"))
-    assert ", so the fall may be luck) at a cost of" in found.support[0]
+    assert found.helps is None
+    assert "Luck could make a fall as large as this." in found.support
     assert found.support[0].endswith(", so the budget may be broken).")
 
 
 def test_a_defence_that_never_acted_is_no_quiet_winner(tmp_path: Path) -> None:
-    found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.1, "y": 0.1}, "p", idle=["p()"]))
-    assert "But p() never acted in it." in found.support
+    quiet = run("p", 0, 0.5, {"x": 0.1, "y": 0.1}, "p", idle=["p()"])
+    found = said(tmp_path, NONE, quiet)
+    assert found.helps is None
+    assert found.statement.startswith("No defended cell in which the defence acted was measured")
+    louder = said(tmp_path, NONE, quiet, run("q", 0, 0.5, {"x": 0.3, "y": 0.1}, "q"))
+    assert "points is q: it brings" in louder.statement
     sweep = read(tmp_path, made_sweep.troubled())
     assert findings.idle(sweep) == [("sparsify(share=0.9)", ["defences=sparsify 0.9, model=resnet18"])]
+
+
+def test_a_cell_with_fewer_seeds_is_judged_on_those(tmp_path: Path) -> None:
+    none = seeds("none", [0.5, 0.5, 0.5], [0.1, 0.4, 0.4])
+    doubled = said(tmp_path, *none, run("p", 0, 0.5, {"x": 0.2}, "p"))
+    assert doubled.helps is False
+    assert doubled.support[0] == (
+        "The best of them is p: on seed 0, which alone both cells finished, the strongest attack’s TPR at 0.1 % "
+        "FPR is 20.0 % (X) with it and 10.0 % without, and it costs nothing in test accuracy."
+    )
+
+
+def test_an_attack_that_was_not_run_on_the_defence_leaves_it_open(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.5, {"y": 0.01}, "p"))
+    assert found.helps is None
+    assert (
+        "the TPR at 0.1 % FPR of the strongest attack run on both is 1.0 % (Y) with it and 40.0 %"
+        in found.statement
+    )
+    assert "X, the strongest attack without a defence, was not run on it." in found.support
+
+
+def test_the_lowest_may_be_luck_where_another_is_not(tmp_path: Path) -> None:
+    none = seeds("none", [0.5, 0.5], [0.6, 0.6])
+    shaky, firm = seeds("shaky", [0.5, 0.5], [0.0, 0.1], "p"), seeds("firm", [0.5, 0.5], [0.2, 0.2], "q")
+    for one in shaky:
+        one["attacks"][0]["tpr_at_fpr"]["0.001"]["n"] = 4
+    found = said(tmp_path, *none, *shaky, *firm)
+    assert found.helps is True
+    assert "points is firm: it brings" in found.statement
+    assert found.support[-1] == "shaky was measured lower still, which may be luck."
+
+
+def test_cells_outside_the_product_are_compared_among_equals(tmp_path: Path) -> None:
+    cells = [
+        NONE, run("p", 0, 0.5, {"x": 0.6, "y": 0.4}, "p"),
+        run("short", 0, 0.5, {"x": 0.01, "y": 0.01}, "p", axes={}, changes={"rounds": "2", "defences": "[p]"}),
+        run("long", 0, 0.7, {"x": 0.9, "y": 0.9}, axes={}, changes={"rounds": "300"}),
+    ]  # fmt: skip
+    found = said(tmp_path, *cells)
+    assert [one.setting for one in found.verdicts] == ["", "rounds=2", "rounds=300"]
+    assert [one.helps for one in found.verdicts] == [False, None, None]
+    assert findings.setting_name(read(tmp_path, grid(*cells)), "") == "the base’s own values"
+
+
+def test_a_defence_of_some_clients_is_named(tmp_path: Path) -> None:
+    some = run("p", 0, 0.5, {"x": 0.1, "y": 0.1}, "p", labels=["p(clients=(0, 1))"])
+    assert (
+        "It defends some clients only, and the figures pool all audited ones." in said(tmp_path, NONE, some).support
+    )
+    (warning,) = [one for one in findings.warnings(read(tmp_path, grid(NONE, some))) if "Only some" in one]
+    assert warning.startswith("Only some clients are defended in p: the figures pool all audited clients")
+    assert not any("Only some" in one for one in findings.warnings(read(tmp_path, made_sweep.sweep())))
+
+
+def test_settings_whose_fall_may_be_luck_are_not_counted(tmp_path: Path) -> None:
+    data = made_sweep.sweep(("alexnet", "resnet18"), seeds=(0,))
+    for one in data["cells"]:
+        for attack in one["attacks"]:
+            attack["tpr_at_fpr"]["0.001"] |= {
+                "n": 30 if one["axes"]["model"] == "alexnet" else 50_000,
+                "warning": None,
+            }
+    found = headline(read(tmp_path, data))
+    assert found.statement.startswith("In 1 of 2 settings a defence demonstrably brings")
+    assert [one.helps for one in found.verdicts] == [None, True]
+    assert found.support[0] == "In 1\u00a0setting one was measured lower, which may be luck."
+    for one in data["cells"]:
+        for attack in one["attacks"]:
+            attack["tpr_at_fpr"]["0.001"]["n"] = 30
+    assert headline(read(tmp_path, data)).helps is None
 
 
 def test_idle_in_some_seeds_names_them(tmp_path: Path) -> None:
@@ -150,20 +236,21 @@ def test_several_settings_have_a_verdict_each(tmp_path: Path) -> None:
     data = made_sweep.sweep(("alexnet", "resnet18"))
     found = headline(read(tmp_path, data))
     assert found.statement.replace("\u00a0", " ") == (
-        "In every setting a defence brings the strongest attack down within an accuracy budget of 2 points."
+        "In every setting a defence demonstrably brings the strongest attack down within an accuracy budget of 2 "
+        "points."
     )
     assert [one.setting for one in found.verdicts] == ["model=alexnet", "model=resnet18"]
-    assert all(one.point and one.point.short == "half data" for one in found.verdicts)
+    assert all(one.best and one.best.point.short == "half data" for one in found.verdicts)
     for one in data["cells"]:
         if one["axes"]["model"] == "alexnet" and one["defences"]:
             one["accuracy"] -= 0.1
     found = headline(read(tmp_path, data))
-    assert found.statement.startswith("In 1 of 2 settings a defence brings")
+    assert found.statement.startswith("In 1 of 2 settings a defence demonstrably brings")
     assert [one.helps for one in found.verdicts] == [False, True]
     for one in data["cells"]:
         if one["defences"]:
             one["accuracy"] = 0.1
-    assert headline(read(tmp_path, data)).statement.startswith("In none of 2 settings does a defence bring")
+    assert headline(read(tmp_path, data)).statement.startswith("In none of 2 settings does a defence demonstrably")
     for one in data["cells"]:
         if one["axes"]["model"] == "alexnet" and not one["defences"]:
             made_sweep.undo(one, "failed", "x")
@@ -208,7 +295,8 @@ def test_guarantees_are_said_once(tmp_path: Path) -> None:
     (point,) = [p for p in sweep.points if findings.epsilons(p)]
     assert point.short == "perturb 0.01"
     assert [line.replace("\u00a0", " ") for line in findings.epsilons(point)] == [
-        "ε = 8.25 at δ = 1e-05, for each client’s data as a whole, against a server that sees single updates"
+        "ε = 8.25 at δ = 1e-05, for each client’s data as a whole, against a server that sees single updates: no "
+        "useful bound on attacks at 0.1 % FPR"
     ]
     cell = run("p", 0, 0.5, {"x": 0.5}, "p")
     cell["privacy"] = [
@@ -216,7 +304,12 @@ def test_guarantees_are_said_once(tmp_path: Path) -> None:
          "accountant": "rdp", "note": "no noise"}
     ]  # fmt: skip
     (bare,) = read(tmp_path, grid(cell)).points
-    assert findings.epsilons(bare)[0].startswith("no finite ε at")
+    assert findings.epsilons(bare)[0].startswith("no finite ε")
+    cell["privacy"][0] |= {"epsilon": 2.0, "clients": "of clients 0 and 1"}
+    (some,) = read(tmp_path, grid(cell)).points
+    # exp(2) * 0.001 + 0.00001
+    assert "of clients 0 and 1" in findings.epsilons(some)[0]
+    assert "0.74\u00a0%" in findings.epsilons(some)[0]
 
 
 def test_what_was_run(tmp_path: Path) -> None:

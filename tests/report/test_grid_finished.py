@@ -70,6 +70,19 @@ def test_a_named_cell_joins_a_grid_that_has_axes_of_defences_alone(tmp_path: Pat
     assert sweep.cost(point(sweep, "both")).value == pytest.approx(0.02)
 
 
+def test_what_a_cell_outside_the_product_changes_is_its_setting(tmp_path: Path) -> None:
+    data = made_sweep.sweep(("alexnet", "resnet18"), seeds=(0,))
+    for name, changes in {
+        "same": {"defences": "[a]", "model": "resnet18"},
+        "longer": {"rounds": "300"},
+        "base": {"defences": "[a]"},
+    }.items():
+        data["cells"].append({**data["cells"][1], "name": name, "axes": {}, "changes": changes})
+    sweep = read(tmp_path, data)
+    assert sweep.settings == ["model=alexnet", "model=resnet18", "model=-, rounds=300", ""]
+    assert sweep.by_setting["model=resnet18"][-1].name == "same"
+
+
 def test_equal_short_names_are_written_in_full(tmp_path: Path) -> None:
     cells = [run("one", 0, 0.5, {"x": 0.5}), run("two", 0, 0.5, {"x": 0.5})]
     cells[1]["axes"] = {"defences": "one"}

@@ -76,7 +76,11 @@ def test_the_page_of_a_sweep_begins_with_its_verdict(tmp_path: Path) -> None:
 
 def test_hypervolumes_with_their_marks(tmp_path: Path) -> None:
     table = tree(tmp_path, made_sweep.sweep()).one("section", id="hypervolume").one("table")
-    assert [head.text for head in table.one("thead").all("th")][1:] == ["perturb", "sparsify", "augment + sample"]
+    assert [head.text.replace("\u00a0", " ") for head in table.one("thead").all("th")][1:] == [
+        "perturb2 cells",
+        "sparsify2 cells",
+        "augment + sample1 cell",
+    ]
     body = {row.one("th").text: row for row in table.one("tbody").all("tr")}
     assert list(body) == [
         *("FedMIA-II", "Avg-Cosine", "Loss-Series", "FedMIA-II (non-zero coordinates) adapted"),

@@ -59,6 +59,7 @@ def assemble(
             f"data: examples of {train.split!r} are {shapes[0]}, those of {heldout.split!r} are {shapes[1]}"
         )
     places: dict[str, str] = {}
+    stated = bool(mean or std)
     mean, std = _normalisation(train.x, mean, std)
     return Dataset(
         train=_examples(train, places),
@@ -69,6 +70,7 @@ def assemble(
         natural=train.natural,
         mean=mean,
         std=std,
+        measured=bool(mean) and not stated,
     )
 
 

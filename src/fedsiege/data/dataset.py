@@ -18,6 +18,7 @@ class Dataset:
     Images are uint8 [n, channels, height, width], everything else float32 [n, features]. `natural` holds columns of
     `train` that name natural clients (hospital, author). `rows[id]` says where an example came from ("train:17").
     `mean` and `std` are per channel of images scaled to [0, 1] (or per feature); empty leaves inputs as they are.
+    `measured` says that they were computed from `train`, and are no constants that the source states.
     """
 
     train: Examples
@@ -29,6 +30,7 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     duplicates: Mapping[str, int] = field(default_factory=dict)
+    measured: bool = False
 
 
 class Source(Protocol):

@@ -59,7 +59,7 @@ def sampled_gaussian_epsilon(
     """Epsilon of Gaussian mechanisms on Poisson samples, by Opacus' accountant, and the accountant that found it.
 
     `prv` convolves the distributions of the privacy loss, which is tighter; above an epsilon of LARGEST it is
-    left to `rdp`. Infinite without noise.
+    left to `rdp`. Infinite without noise, and never below zero, where conversions from Renyi divergence can end.
     """
     from opacus.accountants import PRVAccountant, RDPAccountant
 
@@ -75,8 +75,8 @@ def sampled_gaussian_epsilon(
         warnings.simplefilter("ignore")
         bound = float(renyi.get_epsilon(delta, alphas=ORDERS))
         if accountant == "rdp" or bound > LARGEST:
-            return bound, "rdp"
-        return float(convolved.get_epsilon(delta)), "prv"
+            return max(0.0, bound), "rdp"
+        return max(0.0, float(convolved.get_epsilon(delta))), "prv"
 
 
 def refuse_batch_statistics(task: Task, name: str) -> None:

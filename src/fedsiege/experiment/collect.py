@@ -47,6 +47,7 @@ def row(folder: Path, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     return {
         "name": cell.name,
         "axes": dict(cell.axes),
+        "changes": dict(cell.changes),
         "seed": cell.seed,
         "folder": cell.folder,
         "defences": names,
@@ -82,8 +83,12 @@ def figures(folder: Path) -> dict[str, Any]:
                 "name": one["name"],
                 "title": one["title"],
                 "adapted": one["adapted"],
+                "n_nonmembers": one["n_nonmembers"],
+                "n_distinct_nonmembers": one["n_distinct_nonmembers"],
                 "auc": _picked(one["auc"]),
-                "tpr_at_fpr": {fpr: _picked(rate, "warning") for fpr, rate in one["tpr_at_fpr"].items()},
+                "tpr_at_fpr": {
+                    fpr: _picked(rate, "false_positives", "warning") for fpr, rate in one["tpr_at_fpr"].items()
+                },
             }
             for one in result["attacks"]
             if one["target"] == "pooled" and one["against"] == "all"

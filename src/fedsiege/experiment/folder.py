@@ -94,7 +94,9 @@ def _check(folder: Path, experiment: Experiment, resume: bool) -> None:
         if ours:
             raise InputError(f"{folder}: has {ours[0]} but no {CONFIG}; it is not a run that can go on")
         if GRID in left:
-            raise InputError(f"{folder}: holds a sweep ({GRID}), which fedsiege sweep goes on with; expected a run's")
+            raise InputError(
+                f"{folder}: holds a sweep ({GRID}), which fedsiege sweep goes on with; expected a run's"
+            )
         return
     check_same(folder / CONFIG, experiment.model_dump(mode="json"), "config", "run")
 

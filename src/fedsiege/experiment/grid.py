@@ -96,11 +96,21 @@ class Grid(Strict):
         ]
         _unique([name for name, _, _ in plans], f"{where}: cells", "another name")
         slugs = _slugs([name for name, _, _ in plans])
+        own: list[dict[str, str]] = [{}] * (len(plans) - len(self.cells)) + [
+            self._said(extra.set) for extra in self.cells
+        ]
         return [
-            Cell(name, axes, seed, f"cells/{slug}/seed{seed}", self._experiment(name, changes, seed, where))
-            for (name, axes, changes), slug in zip(plans, slugs, strict=True)
+            Cell(name, axes, seed, f"cells/{slug}/seed{seed}", self._experiment(name, changes, seed, where), said)
+            for (name, axes, changes), slug, said in zip(plans, slugs, own, strict=True)
             for seed in self.seeds
         ]
+
+    def _said(self, changes: Mapping[str, Any]) -> dict[str, str]:
+        """What a cell outside the product sets, as the axes would name it."""
+        return {
+            field: next((n for n, v in self.axes.get(field, {}).items() if v == value), compact(value))
+            for field, value in changes.items()
+        }
 
     def _product(self, place: str) -> "list[tuple[str, dict[str, str], list[Change]]]":
         """Name, values by axis, and changes of every cell of the product; the base alone where there is no axis."""
@@ -136,13 +146,17 @@ class Grid(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One experiment of a grid, with one seed; `folder` is its run folder, below the sweep's."""
+    """One experiment of a grid, with one seed; `folder` is its run folder, below the sweep's.
+
+    `axes` has the values of a cell of the product by name, `changes` what a cell outside it sets.
+    """
 
     name: str
     axes: Mapping[str, str]
     seed: int
     folder: str
     experiment: Experiment
+    changes: Mapping[str, str]
 
 
 def _base(raw: Mapping[str, Any], where: str, near: Path | None) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Prepared:
             weights=[rule.weigh(float(size)) for size in sizes] if isinstance(rule, LinearAggregator) else None,
             cohort=len(invited_to(1, e.clients, e.participation, e.seed)),
             later=[one.defence for one in self.defences[self.defences.index(defence) + 1 :]],
+            measured=self.data.measured,
         )
 
     def federation(self, **options: Any) -> Federation:

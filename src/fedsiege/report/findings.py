@@ -1,5 +1,6 @@
 """What a finished run says, in sentences and as rows of tables."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from fedsiege.report.finished import Finished, Row, Where
-from fedsiege.report.schema import Measured, Published, Rate
+from fedsiege.report.schema import Guarantee, Measured, Published, Rate
 from fedsiege.report.words import (
     SPACE,
     count,
@@ -37,8 +38,10 @@ WHERE = {
 UNITS = {"example": "for each single example", "client": "for each client’s data as a whole"}
 AGAINST_WHOM = {
     "server": "against a server that sees single updates",
-    "aggregate": "against whoever sees only what was aggregated",
+    "aggregate": "against whoever sees only what was aggregated, any one other client included",
 }
+BOUND_AT = "0.001"
+"""The false-positive rate at which a guarantee's bound on attacks is said."""
 REDRAWN = (
     "Non-members were drawn anew for every client and round, as published code does. That alone makes tens of per "
     "cent TPR at 0.1 % FPR out of nothing: compare with the paper, quote nothing"
@@ -192,19 +195,46 @@ def idle(run: Finished) -> list[str]:
 
 
 def guarantees(run: Finished) -> list[str]:
-    """The differential-privacy guarantees that the run's defences spent, a sentence each."""
-    found = []
-    for one in run.report.privacy:
-        spent = (
-            f"ε{SPACE}={SPACE}{one.epsilon:.4g} at δ{SPACE}={SPACE}{one.delta:g}"
-            if one.epsilon is not None
-            else "no finite ε"
-        )
-        found.append(
-            f"{one.label}: {spent}, {UNITS[one.unit]}, {AGAINST_WHOM[one.against]} ({one.accountant}). "
-            f"{sentence(one.note)}"
-        )
-    return found
+    """The differential-privacy guarantees that the run's defences spent, with what each bounds and rests on."""
+    return [
+        f"{one.label}: {spent(one)} ({one.accountant}). {sentence(bound(one))} {sentence(one.note)}"
+        for one in run.report.privacy
+    ]
+
+
+def spent(one: Guarantee) -> str:
+    """A guarantee's epsilon, what it protects and against whom."""
+    epsilon = (
+        f"ε{SPACE}={SPACE}{one.epsilon:.4g} at δ{SPACE}={SPACE}{one.delta:g}"
+        if one.epsilon is not None
+        else "no finite ε"
+    )
+    return f"{epsilon}, {protected(one)}, {AGAINST_WHOM[one.against]}"
+
+
+def protected(one: Guarantee) -> str:
+    """What a guarantee protects, and whose."""
+    if not one.clients:
+        return UNITS[one.unit]
+    if one.unit == "example":
+        return f"{UNITS['example']} {one.clients}"
+    return f"for the data {one.clients}, each client’s as a whole"
+
+
+def ceiling(one: Guarantee, fpr: str = BOUND_AT) -> float:
+    """The largest true-positive rate that any test of whether the unit was there has at this FPR; 1: no bound."""
+    if one.epsilon is None or one.epsilon > -math.log(float(fpr)):
+        return 1.0
+    return min(1.0, math.exp(one.epsilon) * float(fpr) + one.delta)
+
+
+def bound(one: Guarantee, fpr: str = BOUND_AT) -> str:
+    """What a guarantee says about every attack, in words."""
+    most, at = ceiling(one, fpr), f"at {fpr_name(fpr)} FPR"
+    if round(most, 3) == 1:
+        return f"no useful bound on attacks {at}"
+    of = {"example": "these members", "client": "the cases in which such a client’s updates are not all zero"}
+    return f"{at} no such adversary recognises more than {percent(most)} of {of[one.unit]}"
 
 
 def _question(run: Finished, rows: list[Row]) -> str:

@@ -49,6 +49,8 @@ class Entry(_Record):
     name: str
     attack: str
     title: str
+    adapted: bool = False
+    """Whether the attack was told of a defence."""
     vantage: str | None = None
     rounds_used: int | None = None
     target: Target
@@ -157,6 +159,8 @@ class Guarantee(_Record):
     delta: float
     accountant: str
     note: str
+    clients: str = ""
+    """Whose, as words that follow the unit: `of every client`; empty where the run did not say."""
 
 
 class Cost(_Record):

@@ -158,7 +158,9 @@ def naive_fedmia(arrays: dict[str, Any], target: int, signal: str, sign: int, co
             rounds.append(z if combine == "sum_z" else 0.5 * math.erfc(-z / math.sqrt(2)))
         there = int(arrays["present"][:, target].sum())
         # Sums over fewer rounds spread less: they are scaled to the spread of a sum over all.
-        scores.append(math.fsum(rounds) * (math.sqrt(there / len(rounds)) if combine == "sum_z" else 1 / len(rounds)))
+        scores.append(
+            math.fsum(rounds) * (math.sqrt(there / len(rounds)) if combine == "sum_z" else 1 / len(rounds))
+        )
     return scores
 
 

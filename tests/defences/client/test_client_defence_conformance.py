@@ -276,8 +276,8 @@ def test_two_together_run_or_are_refused(first: str, second: str) -> None:
 BESIDE = [
     (name, other)
     for name in NEUTRAL
-    for other in ("augment", "dp_sgd", "hamp", "instahide", "perturb")
-    if name != other and frozenset((name, other)) not in REFUSED
+    for other in ("augment", "dp_sgd", "hamp", "instahide", "perturb", "relaxloss")
+    if name != other
 ]
 
 
@@ -286,6 +286,13 @@ def test_the_neutral_setting_leaves_another_defence_as_it_was(name: str, other: 
     neutral = defence_of(name, **(defence_of(name).neutral or {}))
     for pair in ([neutral, defence_of(other)], [defence_of(other), neutral]):
         assert same(rounds_of(pair), defended(other))
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_the_neutral_setting_leaves_another_of_its_name_as_it_was(name: str) -> None:
+    neutral = defence_of(name, **(defence_of(name).neutral or {}))
+    for pair in ([neutral, defence_of(name)], [defence_of(name), neutral]):
+        assert same(rounds_of(pair), defended(name))
 
 
 @dataclass(frozen=True)

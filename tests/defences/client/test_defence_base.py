@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,6 +81,22 @@ class Noting(ClientDefence):
     def on_update(self, update: Tensor, turn: Turn) -> Tensor:
         self.note("update", tuple(update.shape))
         return update
+
+
+@register("switched")
+class Switched(ClientDefence):
+    """Puts `value` in the place of the gradient, or with 0 nothing."""
+
+    title: ClassVar[str] = "Switched"
+    neutral: ClassVar[dict[str, Any] | None] = {"value": 0.0}
+    proof: ClassVar[str] = "filled"
+    replaces: ClassVar[Any] = "gradient"
+
+    value: float = 1.0
+    clients: Clients = "all"
+
+    def on_gradient(self, losses: Callable[[Batch], Tensor], batch: Batch, turn: Turn) -> None:
+        turn.task.gradient.fill_(self.value)
 
 
 @register("halving")
@@ -226,6 +243,17 @@ def test_a_defence_can_make_the_gradient_in_place_of_the_loss() -> None:
     assert "loss" not in [note[1] for note in Noting.notes]
 
 
+@pytest.mark.parametrize("values", [(0.0, 2.0), (2.0, 0.0), (0.0,)])
+def test_what_is_set_to_change_nothing_does_not_make_the_gradient(values: tuple[float, ...]) -> None:
+    task = task_of()
+    start = task.state.clone()
+    plain = trained(task, batch=100)
+    task.load(start)
+    guard = Guard([(Switched(value=value), turn_of(task)) for value in values])
+    expected = plain if values == (0.0,) else torch.full((15,), -0.2)
+    torch.testing.assert_close(trained(task, guard, batch=100), expected)
+
+
 def test_tools_go_when_training_raises() -> None:
     task = task_of()
 
@@ -289,6 +317,8 @@ def test_seeds_rounds_clients_names_and_repetitions_draw_their_own() -> None:
         numbers_of(pair, "noting(name=b)"),
     ]
     assert torch.equal(numbers_of(pair, "noting"), draws[0])
+    off: list[ClientDefence] = [Switched(value=0.0), Switched()]
+    assert torch.equal(numbers_of(off, "switched"), numbers_of([Switched()], "switched"))
     assert len({tuple(one.tolist()) for one in draws}) == len(draws)
 
 
@@ -341,6 +371,8 @@ def test_what_cannot_combine_is_refused_by_its_place(specs: list[Any], words: st
         [{"name": "dp_sgd", "clients": 0}, {"name": "dp_fedavg", "clients": 1}],
         [{"name": "dp_sgd", "clients": 0}, {"name": "mixup", "clients": [2, 3]}],
         ["dp_sgd", "hamp"],
+        [{"name": "relaxloss", "weight": 0.0}, "hamp"],
+        ["dp_sgd", {"name": "mixup", "probability": 0.0}],
     ],
 )
 def test_what_no_client_combines_is_no_conflict(pair: list[Any]) -> None:
@@ -358,6 +390,41 @@ def test_clients_that_name_nobody_are_refused(clients: Any) -> None:
 def test_the_ground_knows_the_steps_of_an_epoch(batch: int | None, steps: list[int]) -> None:
     ground = Ground(task_of(), pictures(2), (3, 10, 21), (0, 1, 2), batch)
     assert [ground.steps(client) for client in range(3)] == steps
+
+
+@pytest.mark.parametrize(
+    ("using", "words"),
+    [
+        (range(12), "of every client"),
+        ([4], "of client 4"),
+        ([0, 11], "of clients 0 and 11"),
+        ([1, 2, 5], "of clients 1, 2 and 5"),
+        (range(11), "of 11 of the 12 clients"),
+    ],
+)
+def test_the_ground_says_whose_a_guarantee_is(using: Any, words: str) -> None:
+    assert Ground(task_of(), pictures(2), (3,) * 12, using, 10).whose() == words
+
+
+@pytest.mark.parametrize(("data", "measured"), [("wine", True), ("stated", False)])
+def test_a_run_knows_whether_its_data_were_normalised_by_themselves(
+    data: str, measured: bool, tmp_path: Path
+) -> None:
+    spec: Any = data
+    if data == "stated":
+        rng = np.random.default_rng(0)
+        x, y = rng.integers(0, 256, (90, 8, 8, 3), dtype=np.uint8), np.arange(90) % 3
+        np.savez(tmp_path / "d.npz", x=x, y=y)
+        spec = {"name": "npz", "path": str(tmp_path / "d.npz"), "mean": [0.5] * 3, "std": [0.2] * 3}
+    given = {
+        "data": spec,
+        "clients": 3,
+        "model": "mlp",
+        "candidates": {"ifl": 10, "ofl": 10},
+        "defences": ["perturb"],
+    }
+    prepared = prepare(Experiment(**given))
+    assert prepared.ground(prepared.defences[0]).measured is measured
 
 
 def test_a_run_tells_each_defence_its_ground() -> None:

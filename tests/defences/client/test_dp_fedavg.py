@@ -1,7 +1,7 @@
 """DP-FedAvg: the clipped upload, its noise, and the privacy that it says it spent."""
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ def test_what_dp_fedavg_tells_of_its_updates() -> None:
     norm = float(update.norm())
     assert told == {
         "updates": 2,
+        "changed": 1,
         "mean_clipped": 0.5,
         "mean_update_norm": pytest.approx(norm * 1.001 / 2, rel=1e-5),
         "mean_noise_norm": 0,
@@ -105,41 +106,67 @@ def test_against_the_server_the_client_of_most_rounds_is_the_worst() -> None:
         server, _ = defence.guarantees(ROUNDS, ground_of((10, 10, 10)))
         assert server.epsilon == pytest.approx(gaussian_epsilon(alone, 50, 1e-6), rel=1e-12)
         assert (server.unit, server.against, server.delta) == ("client", "server", 1e-6)
-        for words in ("client 1", "50 rounds", "without amplification", "replaced by zero"):
+        for words in ("client 1", "50 rounds", "without amplification", "replaced by zero", "being public"):
             assert words in server.note
+        assert server.clients == "of every client"
 
 
-def test_against_the_aggregate_equal_clients_hide_in_the_noise_of_all() -> None:
+def test_what_a_guarantee_of_dp_fedavg_leaves_out_is_said() -> None:
+    for measured in (False, True):
+        found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), measured=measured))
+        assert ["computed from all training data" in one.note for one in found] == [measured] * 2
+    (some,) = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), using=(1,)))
+    assert some.clients == "of client 1"
+
+
+def test_against_the_aggregate_equal_clients_hide_in_the_noise_of_all_but_the_onlooker() -> None:
     _, local = DPFedAvg(noise_multiplier=2.0).guarantees(ROUNDS, ground_of((10, 10, 10)))
-    assert local.epsilon == pytest.approx(gaussian_epsilon(2.0 * math.sqrt(3), 50, 1e-5), rel=1e-12)
+    assert local.epsilon == pytest.approx(gaussian_epsilon(2.0 * math.sqrt(2), 50, 1e-5), rel=1e-12)
     _, shared = DPFedAvg(noise_multiplier=2.0, noise="distributed").guarantees(ROUNDS, ground_of((10, 10, 10)))
-    assert shared.epsilon == pytest.approx(gaussian_epsilon(2.0, 50, 1e-5), rel=1e-12)
+    assert shared.epsilon == pytest.approx(gaussian_epsilon(2.0 * math.sqrt(2 / 3), 50, 1e-5), rel=1e-12)
     assert shared.against == "aggregate"
 
 
+def test_of_two_clients_each_hides_from_the_other_in_its_own_noise_alone() -> None:
+    server, aggregate = DPFedAvg(noise="distributed").guarantees(
+        {"rounds_of_0": 9, "rounds_of_1": 9}, ground_of((5, 5))
+    )
+    assert aggregate.epsilon == server.epsilon == pytest.approx(gaussian_epsilon(math.sqrt(0.5), 9, 1e-5))
+
+
 def test_against_the_aggregate_a_heavy_client_can_be_worse_than_one_of_more_rounds() -> None:
-    # What a client shows grows with its weight and the square root of its rounds: 15 sqrt(30) > 11 sqrt(50).
-    _, spent = DPFedAvg(noise_multiplier=2.0).guarantees(ROUNDS, ground_of((15, 11, 10)))
-    expected = gaussian_epsilon(2.0 * math.hypot(15, 11, 10) / 15, 30, 1e-5)
+    # What a client shows grows with its weight and the square root of its rounds, over the noise that hides it.
+    _, spent = DPFedAvg(noise_multiplier=2.0).guarantees(ROUNDS, ground_of((60, 11, 10)))
+    expected = gaussian_epsilon(2.0 * math.hypot(60, 10) / 60, 30, 1e-5)
     assert spent.epsilon == pytest.approx(expected, rel=1e-12)
-    assert expected > gaussian_epsilon(2.0 * math.hypot(15, 11, 10) / 11, 50, 1e-5)
+    assert expected > gaussian_epsilon(2.0 * math.hypot(11, 10) / 11, 50, 1e-5)
     assert "client 0" in spent.note
 
 
-def test_masking_is_what_a_simulated_aggregate_shows() -> None:
-    weights = np.array([5.0, 1.0, 3.0])
+def test_masking_is_what_a_simulated_aggregate_shows_to_the_client_that_sees_most() -> None:
+    weights = np.array([5.0, 1.0, 3.0, 2.0])
     rng = np.random.default_rng(0)
-    aggregates = (weights[:, None] * rng.standard_normal((3, 200_000))).sum(0) / weights.sum()
-    for client in range(3):
+    noises = weights[:, None] * rng.standard_normal((4, 200_000))
+    aggregates = noises.sum(0) / weights.sum()
+    for client in range(4):
         moved = weights[client] / weights.sum()  # by a unit of this client's update
-        assert masking(weights.tolist(), client, 3) == pytest.approx(aggregates.std() / moved, rel=0.01)
+        # Each other client subtracts what it sent itself.
+        left = [(aggregates - noises[k] / weights.sum()).std() for k in range(4) if k != client]
+        assert masking(weights.tolist(), client, 4) == pytest.approx(min(left) / moved, rel=0.01)
 
 
-def test_with_a_sample_of_clients_the_least_hiding_cohort_counts() -> None:
-    # Client 0 beside one of weights 3, 4, 12: at worst beside the one of 3.
-    assert masking([4, 3, 4, 12], 0, 2) == pytest.approx(5 / 4)
-    assert masking([4, 3, 4, 12], 1, 2) == pytest.approx(5 / 3)
-    assert masking([4, 3, 4, 12], 0, 1) == 1
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4])
+def test_with_a_sample_of_clients_the_least_hiding_cohort_and_onlooker_count(cohort: int) -> None:
+    weights = [4.0, 3.0, 4.0, 12.0]
+    for client, own in enumerate(weights):
+        others = [k for k in range(4) if k != client]
+        least = min(
+            math.hypot(own, *(weights[k] for k in beside if k != onlooker))
+            for beside in combinations(others, cohort - 1)
+            for onlooker in others
+        )
+        assert masking(weights, client, cohort) == pytest.approx(least / own)
+    assert masking(weights, 0, 3) == pytest.approx(5 / 4)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +189,14 @@ def test_clipping_uploads_alone_bounds_nothing_and_no_rounds_spend_nothing() -> 
     assert [one.epsilon for one in found] == [None, None]
     assert all(one.note.startswith("no noise, no bound") for one in found)
     assert DPFedAvg().guarantees({}, ground_of((10, 10, 10))) == []
+
+
+def test_an_upload_that_is_neither_clipped_nor_noised_is_not_changed() -> None:
+    task = task_of(20, 10)
+    for clip, noise, changed in ((1e9, 0.0, 0), (1e-3, 0.0, 1), (1e9, 0.1, 1)):
+        turn = turn_of(task)
+        DPFedAvg(clip=clip, noise_multiplier=noise).on_update(update_of(task), turn)
+        assert turn.counters[DPFedAvg.proof] == changed
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def data(m: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def ground_of(module: nn.Module, sizes: tuple[int, ...] = (20,), **fields: Any) -> Ground:
     """A run of this model in which all clients use the defence."""
-    return Ground(Task(module), examples_of(*data(8)), sizes, range(len(sizes)), 10, **fields)
+    known = {"using": range(len(sizes)), **fields}
+    return Ground(Task(module), examples_of(*data(8)), sizes, batch=10, **known)
 
 
 def single_gradients(model: Callable[[], nn.Module], state: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -342,6 +343,44 @@ class Meeting(nn.Module):
         return logits
 
 
+class Folded(nn.Module):
+    """Takes each of 4 x 4 patches for a row of its layers and averages their logits: 16 rows an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.unfold(x, 2, stride=2).transpose(1, 2).reshape(-1, 8)
+        logits: Tensor = self.head(self.first(rows).tanh()).view(len(x), 16, CLASSES).mean(1)
+        return logits
+
+
+class PositionFirst(nn.Module):
+    """Its layers see positions in the first dimension and examples in the second; `parts` positions."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.first, self.head = nn.Linear(128 // parts, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.first(x.view(len(x), self.parts, -1).transpose(0, 1)).tanh()).mean(0)
+        return logits
+
+
+class MeetingUnseen(nn.Module):
+    """Every example sees the mean of its batch, with no gradient that would tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.flatten(1) - x.flatten(1).mean(0).detach())
+        return logits
+
+
 class Remembering(nn.Linear):
     """A trained layer with a number of its own that is not trained."""
 
@@ -388,6 +427,10 @@ REFUSED = [
         r"for whose 0\.weight Opacus finds other gradients than autograd",
     ),
     (Unused, "that Opacus cannot take: .*not updated in backward"),
+    (Folded, "that shows a layer 128 rows for 8 examples"),
+    (lambda: PositionFirst(4), "that shows a layer 4 rows for 8 examples"),
+    (lambda: PositionFirst(8), r"for whose first\.weight Opacus finds other gradients than autograd for single"),
+    (MeetingUnseen, r"for whose head\.weight Opacus finds other gradients than autograd for single"),
 ]
 
 
@@ -397,6 +440,19 @@ def test_a_model_that_cannot_have_it_is_refused(model: Callable[[], nn.Module], 
     with pytest.raises(InputError, match=rf"(?is)^name: got dp_sgd with a model .*{words}"):
         DPSGD().check(ground)
     assert traces_of(ground.task.module) == []
+
+
+def test_rows_that_are_no_examples_are_refused_in_every_step() -> None:
+    # A model can begin to fold after the first round's check; each row would be clipped for itself.
+    task, (x, y) = Task(seeded(Folded, 0)), data(5)
+    with pytest.raises(InputError, match="shows a layer 80 rows for 5 examples"):
+        filled(task, DPSGD(clip=0.01, noise_multiplier=0.0), Batch.of(x, y))
+    assert traces_of(task.module) == []
+
+
+def test_dropout_is_no_reason_to_refuse_a_model() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, 40), nn.ReLU(), nn.Dropout(0.5))
+    DPSGD().check(ground_of(seeded(lambda: module.append(nn.Linear(40, CLASSES)), 0)))
 
 
 @pytest.mark.parametrize(
@@ -461,9 +517,15 @@ def test_the_worst_client_is_the_one_with_the_largest_epsilon() -> None:
         "30 steps at sampling rate 0.5",
         "Poisson",
         "noise multiplier 1.3",
-        "one example added",
+        "one example replaced by nothing, the client's number of examples being public",
     ):
         assert words in spent.note
+    assert spent.clients == "of every client"
+    assert "normalisation" not in spent.note
+    some = ground_of(linear(), (100, 20, 100, 100), using=(0, 1, 2), measured=True)
+    (partial,) = DPSGD(noise_multiplier=1.3).guarantees(counters, some)
+    assert partial.clients == "of clients 0, 1 and 2"
+    assert partial.note.endswith("constants, computed from all training data, are taken as public")
     (tighter,) = DPSGD(noise_multiplier=1.3, accountant="prv").guarantees(counters, ground)
     assert tighter.accountant == "prv"
     assert tighter.epsilon is not None
@@ -486,8 +548,30 @@ def test_what_dp_sgd_tells_of_its_steps() -> None:
     )
     assert turn.counters["steps_of_3_20"] == 4
     told = defence.told(turn.counters)
-    assert told == {"steps": 4, "examples": turn.counters["examples"], "mean_clipped": 0}
+    assert told.pop("mean_gradient_norm") > 0
+    examples = turn.counters["examples"]
+    assert told == {"steps": 4, "examples": examples, "mean_clipped": 0, "changed": 0, "mean_noise_norm": 0}
     assert steps_taken(turn.counters, 5) == {3: ((0.25, 4),)}
+
+
+def test_it_tells_the_norms_of_the_clipped_sum_and_of_the_noise() -> None:
+    task, (x, y) = Task(seeded(linear, 0)), data(9)
+    total = clipped_sum(single_gradients(linear, task.state, x, y), 0.5)
+    defence, turn = DPSGD(clip=0.5, noise_multiplier=3.0), turn_of(task, examples=40)
+    with guard_of(defence, turn).training(0):
+        for given in (Batch.of(x, y), Batch.of(x[:0], y[:0])):
+            defence.on_gradient(losses_of(task), given, turn)
+    told = defence.told(turn.counters)
+    assert told["mean_gradient_norm"] == pytest.approx(float(total.norm()) / 2, rel=1e-4)
+    assert told["mean_noise_norm"] == pytest.approx(1.5 * math.sqrt(task.layout.trained), rel=0.05)
+    assert told["changed"] == told["steps"] == 2
+
+
+def test_steps_without_clipping_or_noise_changed_nothing() -> None:
+    task, (x, y) = Task(seeded(linear, 0)), data(9)
+    for clip, noise, changed in ((1e9, 0.0, 0), (1e-3, 0.0, 1), (1e9, 0.1, 1)):
+        _, turn = filled(task, DPSGD(clip=clip, noise_multiplier=noise), Batch.of(x, y))
+        assert turn.counters[DPSGD.proof] == changed
 
 
 def test_a_copy_of_the_plain_module_has_the_same_forward_pass_while_it_trains() -> None:

@@ -133,6 +133,16 @@ def test_it_tells_of_the_entropies_of_labels_and_outputs() -> None:
     assert told["mean_output_entropy"] == pytest.approx(entropy.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [({"gamma": 0.0, "alpha": 0.0}, 0), ({"gamma": 0.0}, 12), ({"alpha": 0.0}, 12), ({"weight": 0.0}, 0)],
+)
+def test_hamp_says_that_it_acted_only_where_the_loss_is_another(fields: dict[str, float], changed: int) -> None:
+    logits, batch = logits_of(12)
+    _, told = loss_of(HAMP(**fields), logits, batch)  # type: ignore[arg-type]
+    assert told[HAMP.proof] == changed
+
+
 def test_extreme_logits_have_finite_hamp_losses() -> None:
     logits, batch = logits_of(12, scale=200.0)
     loss, _ = loss_of(HAMP(gamma=0.95, alpha=1.0), logits, batch)

@@ -34,6 +34,9 @@ def _numbers(value: Any) -> Any:
 Clients = Annotated[Literal["all"] | int | tuple[int, ...], BeforeValidator(_numbers)]
 """Which clients use a defence: `all`, a client's number, or a list of numbers."""
 
+NAMED = 10
+"""Up to so many clients are named one by one."""
+
 Part = slice | Tensor
 """The examples of one step, as positions in the epoch's order."""
 
@@ -126,6 +129,7 @@ class Ground:
         weights: each client's weight in the aggregation [K]; null when the rule is no weighted mean.
         cohort: how many clients take part in a round.
         later: the defences behind it in the run's list.
+        measured: whether the inputs' means and deviations were computed from the training data.
 
     """
 
@@ -138,10 +142,25 @@ class Ground:
     weights: Sequence[float] | None = None
     cohort: int = 1
     later: Sequence["ClientDefence"] = ()
+    measured: bool = False
 
     def steps(self, client: int) -> int:
         """Steps of an epoch of a client, before any defence changes them."""
         return 1 if self.batch is None else math.ceil(self.sizes[client] / self.batch)
+
+    def whose(self) -> str:
+        """The clients that use the defence, in words: `of every client`, `of clients 0 and 2`."""
+        using = list(self.using)
+        if len(using) == len(self.sizes):
+            return "of every client"
+        if len(using) > NAMED:
+            return f"of {len(using)} of the {len(self.sizes)} clients"
+        *first, last = map(str, using)
+        return f"of clients {', '.join(first)} and {last}" if first else f"of client {last}"
+
+    def taken_as_public(self) -> str:
+        """What a guarantee cannot cover, as words to end a note with; empty where there is nothing."""
+        return "; normalisation constants, computed from all training data, are taken as public" * self.measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +168,8 @@ class Guarantee:
     """A differential-privacy guarantee that a run spent.
 
     `unit` is what is protected (an `example` or a whole `client`), `against` who is bounded: the `server`, who sees
-    single updates, or anyone who sees only the `aggregate`. Without any bound epsilon is None.
+    single updates, or anyone who sees only the `aggregate`: one other client too, which knows what it sent itself.
+    Without any bound epsilon is None. `clients` says whose units are protected (`of every client`).
     """
 
     unit: Literal["example", "client"]
@@ -158,6 +178,7 @@ class Guarantee:
     delta: float
     accountant: str
     note: str
+    clients: str
 
 
 class ClientDefence:
@@ -168,7 +189,7 @@ class ClientDefence:
     neutral: ClassVar[Mapping[str, Any] | None]
     """The fields at which the run is bit-identical to one without the defence; None if there is no such setting."""
     proof: ClassVar[str]
-    """The counter that is above zero when it acted."""
+    """The counter that is above zero when it changed something."""
     couples: ClassVar[bool] = False
     """True: one example changes what another contributes to a step, so that clipping per example bounds nothing."""
     replaces: ClassVar[Literal["loss", "gradient"] | None] = None
@@ -232,9 +253,15 @@ def means(counters: Counters, *names: str, over: str = "updates") -> Counters:
     }
 
 
+def is_neutral(defence: ClientDefence) -> bool:
+    """Whether a defence is set to change nothing."""
+    neutral = defence.neutral
+    return neutral is not None and all(getattr(defence, name) == value for name, value in neutral.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A defence in a run: its label, the clients that use it, and its place among those of its name."""
+    """A defence in a run: its label, the clients that use it, and its place among those of its name that act."""
 
     defence: ClientDefence
     label: str
@@ -261,10 +288,11 @@ def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...
         label = label_of(defence)
         if any(label == other.label for other in made):
             raise InputError(f"defences.{place}: {label} is listed twice; expected different defences or fields")
-        nth = sum(name_of(other.defence) == name_of(defence) for other in made)
+        # One that changes nothing must not move the streams of those behind it either.
+        nth = sum(name_of(one.defence) == name_of(defence) and not is_neutral(one.defence) for one in made)
         one = Posted(defence, label, using, nth)
         for other in made:
-            if other.clients & using:
+            if other.clients & using and not (is_neutral(defence) or is_neutral(other.defence)):
                 _refuse_together(one, other, f"defences.{place}")
         made.append(one)
     return tuple(made)
@@ -303,7 +331,8 @@ class Guard:
 
     def __init__(self, turns: Sequence[tuple[ClientDefence, Turn]] = ()) -> None:
         self._turns = tuple(turns)
-        self._gradient = next(((d, turn) for d, turn in turns if d.replaces == "gradient"), None)
+        made = ((d, turn) for d, turn in turns if d.replaces == "gradient" and not is_neutral(d))
+        self._gradient = next(made, None)
 
     @contextmanager
     def training(self, epoch: int) -> Iterator[None]:

@@ -26,17 +26,18 @@ class DPFedAvg(ClientDefence):
     server, a single upload that much less.
 
     The report gives epsilon against a server that sees single uploads and, where the rule is a weighted mean, all
-    clients use the defence and no later one changes the upload, against those who see only the aggregate.
-    Neighbouring federations differ in one client, whose updates are all zero in one of them. Who takes part in
-    which round is taken to be known: nothing is gained by sampling clients. The norm of an upload is always
-    bounded, so there is no neutral setting.
+    clients use the defence and no later one changes the upload, against those who see only the aggregate. Among
+    them is any one other client: it knows its own noise, which therefore hides nobody. Neighbouring federations
+    differ in one client, whose updates are all zero in one of them. Who takes part in which round, with how many
+    examples, is taken to be known: nothing is gained by sampling clients. The norm of an upload is always bounded,
+    so there is no neutral setting.
 
     Paper: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, arXiv 1710.06963
     """
 
     title: ClassVar[str] = "DP-FedAvg"
     neutral: ClassVar[dict[str, float] | None] = None
-    proof: ClassVar[str] = "updates"
+    proof: ClassVar[str] = "changed"
     private: ClassVar[bool] = True
 
     clip: Annotated[float, Field(gt=0)] = 1.0
@@ -62,8 +63,10 @@ class DPFedAvg(ClientDefence):
         """The update [d], clipped and with noise."""
         norm = float(update.norm())
         scale = min(1.0, self.clip / norm) if norm > 0 else 1.0
-        noise = self.sigma(turn.cohort) * turn.normal(len(update))
+        sigma = self.sigma(turn.cohort)
+        noise = sigma * turn.normal(len(update))
         turn.count("updates")
+        turn.count("changed", float(sigma > 0 or scale < 1))
         turn.count(f"{ROUNDS}{turn.client}")
         turn.count("clipped", float(scale < 1))
         turn.count("update_norm", norm)
@@ -82,31 +85,35 @@ class DPFedAvg(ClientDefence):
             return []
         worst = max(rounds, key=lambda k: rounds[k])
         alone = self.sigma(ground.cohort) / self.clip
-        found = [self._spent("server", alone, rounds[worst], worst)]
+        found = [self._spent("server", alone, rounds[worst], worst, ground)]
         changed = any(type(one).on_update is not ClientDefence.on_update for one in ground.later)
         if ground.weights is not None and len(rounds) == len(ground.sizes) and not changed:
             together = {k: alone * masking(ground.weights, k, ground.cohort) for k in rounds}
             worst = max(rounds, key=lambda k: math.sqrt(rounds[k]) / together[k] if together[k] else math.inf)
-            found.append(self._spent("aggregate", together[worst], rounds[worst], worst))
+            found.append(self._spent("aggregate", together[worst], rounds[worst], worst, ground))
         return found
 
     def _spent(
-        self, against: Literal["server", "aggregate"], multiplier: float, rounds: int, worst: int
+        self, against: Literal["server", "aggregate"], multiplier: float, rounds: int, worst: int, ground: Ground
     ) -> Guarantee:
         epsilon = gaussian_epsilon(multiplier, rounds, self.delta)
         note = (
             f"Gaussian noise of {multiplier:.4g} times what client {worst}, the worst, can change, in {rounds} "
-            "rounds without amplification; neighbours: all updates of one client replaced by zero"
+            "rounds without amplification; neighbours: all updates of one client replaced by zero, every client's "
+            f"number of examples being public{ground.taken_as_public()}"
         )
+        whose = ground.whose()
         if math.isinf(epsilon):
-            return Guarantee("client", against, None, self.delta, "gaussian", f"no noise, no bound: {note}")
-        return Guarantee("client", against, epsilon, self.delta, "gaussian", note)
+            note = f"no noise, no bound: {note}"
+            return Guarantee("client", against, None, self.delta, "gaussian", note, whose)
+        return Guarantee("client", against, epsilon, self.delta, "gaussian", note, whose)
 
 
 def masking(weights: Sequence[float], client: int, cohort: int) -> float:
-    """How much more noise the weighted sum of a cohort has than a client's own upload, for what it can change.
+    """How much more noise hides a client in the weighted sum of a cohort than in its own upload.
 
-    sqrt(sum of w_j^2) / w_k over the cohort that hides client k least: k itself and the smallest weights.
+    sqrt(sum of w_j^2) / w_k over client k and those whose noise nobody knows, where that is least: a cohort of the
+    smallest weights and one client more, which looks on and knows its own noise.
     """
-    others = sorted(weight for k, weight in enumerate(weights) if k != client)[: cohort - 1]
-    return math.hypot(weights[client], *others) / weights[client]
+    others = sorted(weight for k, weight in enumerate(weights) if k != client)
+    return math.hypot(weights[client], *others[: max(cohort - 2, 0)]) / weights[client]

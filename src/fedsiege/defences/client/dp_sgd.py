@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,6 +32,9 @@ arithmetic. A GPU keeps its memory, and needs larger parts to be busy.
 UNCLIPPED = 1e30
 """A norm that no gradient has."""
 
+TALLY = ("examples", "clipped", "changed", "gradient_norm", "noise_norm")
+"""Examples, those that were clipped, steps with clipping or noise, norms of clipped sums and of the noise."""
+
 STEPS = "steps_of_"
 """Counters of each client's steps begin with this; its number and its number of examples follow."""
 
@@ -46,8 +49,9 @@ class DPSGD(ClientDefence):
     Momentum, weight decay and Adam work on the noised gradient. CoFedMID's noise multipliers: 0.05, 0.1, 0.2.
 
     The report gives the epsilon of the worst client against the server, for the steps that it really took:
-    neighbouring data sets differ by one example added or removed, and a client's number of examples is taken to be
-    known. Poisson samples make every run differ from a plain one, so there is no neutral setting. Needs Opacus:
+    neighbouring data sets differ by one example replaced by nothing. A client's number of examples, from which
+    sampling rate, number of steps and its weight in the aggregation follow, is taken to be known. Poisson samples
+    make every run differ from a plain one, so there is no neutral setting. Needs Opacus:
     `pip install fedsiege[dp]`.
 
     Paper: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, arXiv 1607.00133
@@ -55,7 +59,7 @@ class DPSGD(ClientDefence):
 
     title: ClassVar[str] = "DP-SGD"
     neutral: ClassVar[dict[str, float] | None] = None
-    proof: ClassVar[str] = "steps"
+    proof: ClassVar[str] = "changed"
     replaces: ClassVar[Literal["loss", "gradient"] | None] = "gradient"
     private: ClassVar[bool] = True
 
@@ -90,8 +94,8 @@ class DPSGD(ClientDefence):
         """Opacus' hooks on the model, for the length of the training."""
         with per_example(turn.task, self.clip, self.noise_multiplier, turn.generator()) as tool:
             yield tool
-            turn.count("examples", float(tool.examples))
-            turn.count("clipped", float(tool.clipped))
+            for name, n in tool.counted().items():
+                turn.count(name, n)
 
     def on_epoch(self, parts: list[Part], turn: Turn) -> list[Part]:
         """As many steps as there were, each a Poisson sample of the epoch's positions."""
@@ -109,9 +113,9 @@ class DPSGD(ClientDefence):
         turn.task.gradient /= min(turn.batch or turn.examples, turn.examples)
 
     def told(self, counters: Counters) -> Counters:
-        """Steps, examples in them, and the share of those whose gradients were clipped."""
+        """Steps, examples in them, the share of those clipped, and mean norms of the clipped sum and its noise."""
         kept = {name: n for name, n in counters.items() if not name.startswith(STEPS)}
-        return means(kept, "clipped", over="examples")
+        return means(means(kept, "clipped", over="examples"), "gradient_norm", "noise_norm", over="steps")
 
     def guarantees(self, counters: Counters, ground: Ground) -> list[Guarantee]:
         """What the worst client spent against the server."""
@@ -128,11 +132,14 @@ class DPSGD(ClientDefence):
         note = (
             f"{accountant.upper()} accountant of Opacus {metadata.version('opacus')}, Poisson sampling; client "
             f"{worst}, the worst, took {ways} with noise multiplier {self.noise_multiplier:g}; neighbours: one "
-            "example added or removed"
+            "example replaced by nothing, the client's number of examples being public"
+            f"{ground.taken_as_public()}"
         )
+        whose = ground.whose()
         if math.isinf(epsilon):
-            return [Guarantee("example", "server", None, self.delta, accountant, f"no noise, no bound: {note}")]
-        return [Guarantee("example", "server", epsilon, self.delta, accountant, note)]
+            note = f"no noise, no bound: {note}"
+            return [Guarantee("example", "server", None, self.delta, accountant, note, whose)]
+        return [Guarantee("example", "server", epsilon, self.delta, accountant, note, whose)]
 
 
 def steps_taken(counters: Counters, batch: int | None) -> dict[int, tuple[Step, ...]]:
@@ -152,32 +159,62 @@ def sampling_rate(batch: int | None, examples: int) -> float:
 
 @dataclass(slots=True)
 class PerExample:
-    """Opacus on a task's model: `hooks` collect single examples' gradients, `optimiser` clips and noises them."""
+    """Opacus on a task's model: `hooks` collect single examples' gradients, `optimiser` clips and noises them.
+
+    `tally` holds sums over steps, on the device until they are asked for; TALLY names them.
+    """
 
     task: Task
     hooks: Any
     optimiser: Any
-    examples: Tensor
-    clipped: Tensor
+    tally: Tensor
+
+    def counted(self) -> Counters:
+        """What was done so far."""
+        return dict(zip(TALLY, self.tally.tolist(), strict=True))
 
     def fill(self, losses: Callable[[Batch], Tensor], batch: Batch) -> None:
         """The noised sum of the clipped gradients of a batch, which may be empty, into the task's gradient."""
         self.optimiser.zero_grad()
         for p in self.optimiser.params:
             p.summed_grad = torch.zeros_like(p)
-        rows = at_once(self.task)
+        rows, clipped = at_once(self.task), torch.zeros((), device=self.task.device)
         for first in range(0, len(batch), rows):
-            with warnings.catch_warnings():
-                # The first layer's inputs have no gradient, and its hook does not need it.
-                warnings.filterwarnings("ignore", "Full backward hook is firing")
-                losses(batch.rows(slice(first, first + rows))).sum().backward()
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in self.optimiser.grad_samples]).norm(dim=0)
-            self.examples += len(norms)
-            self.clipped += (norms > self.optimiser.max_grad_norm).sum()
+            singles = self.singles(losses, batch.rows(slice(first, first + rows)))
+            norms = torch.stack([g.flatten(1).norm(dim=1) for g in singles]).norm(dim=0)
+            clipped += (norms > self.optimiser.max_grad_norm).sum()
             self.optimiser.clip_and_accumulate()
             self.hooks.set_grad_sample_to_none()
+        sums = [p.summed_grad for p in self.optimiser.params]
         self.optimiser.add_noise()
+        noises = [p.grad - total.view_as(p) for p, total in zip(self.optimiser.params, sums, strict=True)]
+        noisy = self.optimiser.noise_multiplier > 0
+        examples, changed = clipped.new_tensor(len(batch)), (clipped > 0) | noisy
+        self.tally += torch.stack([examples, clipped, changed.to(clipped), norm(sums), norm(noises)])
         self.task.take_gradients()
+
+    def singles(self, losses: Callable[[Batch], Tensor], batch: Batch) -> list[Tensor]:
+        """Gradients of single examples [m, ...], a tensor for each parameter; InputError where they are no such."""
+        with warnings.catch_warnings():
+            # The first layer's inputs have no gradient, and its hook does not need it.
+            warnings.filterwarnings("ignore", "Full backward hook is firing")
+            losses(batch).sum().backward()
+        found: list[Tensor] = self.optimiser.grad_samples
+        # Opacus takes a layer's rows for examples; where they are something else, clipping each bounds nobody's.
+        other = next((len(one) for one in found if len(one) != len(batch)), None)
+        if other is not None:
+            raise InputError(
+                f"name: got dp_sgd with a model that shows a layer {other} rows for {len(batch)} examples, so that "
+                "gradients of single examples are not to be had; expected a model whose layers take one row for "
+                "each example"
+            )
+        return found
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of several tensors together."""
+    found: Tensor = torch.stack([one.norm() for one in tensors]).norm()
+    return found
 
 
 def at_once(task: Task) -> int:
@@ -201,8 +238,7 @@ def per_example(task: Task, clip: float, noise: float, generator: torch.Generato
             loss_reduction="sum",
             generator=generator,
         )
-        zero = torch.zeros((), device=task.device)
-        yield PerExample(task, hooks, optimiser, zero, zero.clone())
+        yield PerExample(task, hooks, optimiser, torch.zeros(len(TALLY), device=task.device))
     finally:
         hooks.to_standard_module()
         for layer in task.module.modules():
@@ -245,29 +281,35 @@ def refuse_layers(module: nn.Module) -> None:
 
 
 def refuse_what_fails(ground: Ground) -> None:
-    """One step on a few examples; InputError when examples meet in the model or Opacus gets it wrong."""
+    """InputError when examples meet in the model, or Opacus gets the gradient of one of the first few wrong."""
     task = ground.task
     training = task.module.training
     task.module.train()
     try:
         with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-            found, expected = both_gradients(task, ground.examples)
+            pairs = both_gradients(task, ground.examples)
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         why = str(error).partition("\n")[0]
         raise InputError(f"name: got dp_sgd with a model that Opacus cannot take: {why}") from None
     finally:
         task.module.train(training)
         task.gradient.zero_()
-    for name, place in task.layout.slices():
-        if not torch.allclose(found[place], expected[place], rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
-            raise InputError(
-                f"name: got dp_sgd with a model for whose {name} Opacus finds other gradients than autograd; "
-                "expected layers that Opacus knows"
-            )
+    names = [name for name, p in task.module.named_parameters() if p.requires_grad]
+    for found, expected in pairs:
+        largest = max(float(one.abs().max()) for one in expected)
+        for name, one, other in zip(names, found, expected, strict=True):
+            if not torch.allclose(one, other, rtol=1e-2, atol=1e-3 * largest):
+                raise InputError(
+                    f"name: got dp_sgd with a model for whose {name} Opacus finds other gradients than "
+                    "autograd for single examples; expected layers that Opacus knows, with one row an example"
+                )
 
 
-def both_gradients(task: Task, examples: Examples) -> tuple[Tensor, Tensor]:
-    """The sum of the examples' gradients [trained] by Opacus and by plain autograd, with the same dropout."""
+def both_gradients(task: Task, examples: Examples) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Each example's gradient, a tensor for each parameter, by Opacus and by autograd without the other examples.
+
+    For the latter a batch is filled with copies of the example, so that dropout is the same in its place.
+    """
 
     def losses(batch: Batch) -> Tensor:
         return task.losses(task.logits(task.laid_out(batch.x)), batch.labels[0][0])
@@ -275,15 +317,21 @@ def both_gradients(task: Task, examples: Examples) -> tuple[Tensor, Tensor]:
     batch = Batch.of(task.inputs(examples.x), examples.y)
     refuse_meeting(losses, batch)
     batch = batch.rows(slice(at_once(task)))
+    trained = [p for p in task.module.parameters() if p.requires_grad]
     seed = int(torch.randint(2**31, ()))
-    task.gradient.zero_()
-    torch.manual_seed(seed)
-    losses(batch).sum().backward()
-    expected = task.gradient.clone()
+    expected = []
+    for place in range(len(batch)):
+        torch.manual_seed(seed)
+        copies = Batch.of(batch.x[[place]].expand_as(batch.x), batch.labels[0][0][[place]].expand(len(batch)))
+        expected.append(
+            list(torch.autograd.grad(losses(copies)[place], trained, allow_unused=True, materialize_grads=True))
+        )
     torch.manual_seed(seed)
     with per_example(task, clip=UNCLIPPED, noise=0.0, generator=torch.Generator(device=task.device)) as tool:
-        tool.fill(losses, batch)
-    return task.gradient.clone(), expected
+        singles = tool.singles(losses, batch)
+        found = [[one[place] for one in singles] for place in range(len(batch))]
+        tool.hooks.set_grad_sample_to_none()
+    return list(zip(found, expected, strict=True))
 
 
 def refuse_meeting(losses: Callable[[Batch], Tensor], batch: Batch) -> None:

@@ -36,7 +36,7 @@ class HAMP(ClientDefence):
 
     title: ClassVar[str] = "HAMP"
     neutral: ClassVar[dict[str, float] | None] = {"weight": 0.0}
-    proof: ClassVar[str] = "examples"
+    proof: ClassVar[str] = "changed"
     replaces: ClassVar[Literal["loss", "gradient"] | None] = "loss"
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -57,6 +57,8 @@ class HAMP(ClientDefence):
         yield tally
         for name, n in zip(("examples", "label_entropy", "output_entropy"), tally.tolist(), strict=True):
             turn.count(name, n)
+        # Without entropy in its labels or reward for that of its outputs, the loss is the cross-entropy.
+        turn.count("changed", tally[0].item() * (self.gamma > 0 or self.alpha > 0))
 
     def on_loss(self, losses: Tensor, logits: Tensor, batch: Batch, turn: Turn) -> Tensor:
         """HAMP's losses [b], mixed with the plain ones by `weight`."""

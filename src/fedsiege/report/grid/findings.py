@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedsiege.report.findings import AGAINST_WHOM, UNITS
-from fedsiege.report.grid.finished import FPR, UNKNOWN, Figure, FinishedSweep, Point, spread
+from fedsiege.report.findings import bound, spent
+from fedsiege.report.grid.comparison import Comparison, Side, beats_guessing, compare, demonstrable
+from fedsiege.report.grid.finished import FPR, Figure, FinishedSweep, Point
 from fedsiege.report.schema import Measured
 from fedsiege.report.words import (
     SPACE,
@@ -21,25 +22,33 @@ from fedsiege.report.words import (
 
 RATE = f"TPR at {fpr_name(FPR)}{SPACE}FPR"
 ROUNDING = 1e-9  # accuracies are counts over examples: 0.43 - 0.41 is within a budget of 0.02
-OUTSIDE = "cells outside the product"
+BASE = "the base’s own values"
 EVERY = "all cells"
 STRONGEST = "Strongest on each cell"
+EQUALLY_MANY = (
+    "More strengths of a defence never lower its hypervolume, and the undefended cell is in none: compare defences "
+    "of which equally many cells were measured."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one setting says: whether a defence helps within the budget (None: nothing can be said), and which."""
+    """What one setting says of its defences within the budget.
+
+    `helps`: True, one demonstrably brings the strongest attack down; False, none does; None, nothing can be said,
+    or the fall of the lowest measured may be luck. `best` is the cell that is named as best or lowest.
+    """
 
     setting: str
     statement: str
     support: tuple[str, ...]
     helps: bool | None
-    point: Point | None = None
+    best: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The sweep in one sentence, what it rests on, and the verdict of each setting."""
+    """The sweep in one sentence, what it rests on, and the verdict of each setting; `helps` as a verdict has it."""
 
     statement: str
     support: tuple[str, ...]
@@ -49,12 +58,14 @@ class Headline:
 
 def setting_name(sweep: FinishedSweep, setting: str) -> str:
     """A setting as a heading says it."""
-    return setting or (EVERY if len(sweep.settings) == 1 else OUTSIDE)
+    return setting or (EVERY if len(sweep.settings) == 1 else BASE)
 
 
 def headline(sweep: FinishedSweep) -> Headline:
     """The best defence within the budget; with several settings, in how many of them there is one."""
-    verdicts = tuple(verdict(sweep, setting) for setting in sweep.settings)
+    rivals = {setting: candidates(sweep, setting) for setting in sweep.settings}
+    cells = sum(len(_affordable(sweep, found)) for found in rivals.values())
+    verdicts = tuple(_verdict(sweep, setting, found, cells) for setting, found in rivals.items())
     if not any(cell.status == "done" for cell in sweep.report.cells):
         return Headline("No cell of this grid finished.", (), None, ())
     if not any(point.defended for point in sweep.points):
@@ -63,35 +74,63 @@ def headline(sweep: FinishedSweep) -> Headline:
     if len(verdicts) == 1:
         only = verdicts[0]
         return Headline(only.statement, only.support, only.helps, verdicts)
-    judged = [one for one in verdicts if one.helps is not None]
-    helped = sum(bool(one.helps) for one in judged)
+    judged = [one for one in verdicts if one.helps is not None or one.best]
     if not judged:
         said = {one.statement for one in verdicts}
         return Headline(
             said.pop() if len(said) == 1 else "In no setting can a defence be judged.", (), None, verdicts
         )
+    return Headline(*_counted(sweep, judged, len(verdicts), cells), verdicts)
+
+
+def _counted(
+    sweep: FinishedSweep, judged: Sequence[Verdict], settings: int, cells: int
+) -> tuple[str, tuple[str, ...], bool | None]:
+    """Statement, support and verdict over several settings."""
+    helped = sum(bool(one.helps) for one in judged)
+    open_ones = sum(one.helps is None for one in judged)
     where = f"{helped} of {len(judged)} settings"
     if helped == len(judged):
-        where = "every setting" if helped == len(verdicts) else "every setting that can be judged"
+        where = "every setting" if helped == settings else "every setting that can be judged"
     within = f"within an accuracy budget of {points(sweep.report.budget)}"
     statement = (
-        f"In {where} a defence brings the strongest attack down {within}."
+        f"In {where} a defence demonstrably brings the strongest attack down {within}."
         if helped
-        else f"In none of {len(judged)} settings does a defence bring the strongest attack down {within}."
+        else f"In none of {len(judged)} settings does a defence demonstrably bring the strongest attack down "
+        f"{within}."
     )
-    return Headline(statement, (_hindsight(),), helped > 0, verdicts)
+    lower = count(open_ones, "setting")
+    luck = [f"In {lower} one was measured lower, which may be luck."] if open_ones else []
+    return statement, (*luck, _hindsight(cells)), True if helped else None if open_ones else False
 
 
-def verdict(sweep: FinishedSweep, setting: str) -> Verdict:
-    """The defended cell of the setting whose strongest attack is weakest, among those within the budget."""
+def candidates(sweep: FinishedSweep, setting: str) -> list[Comparison]:
+    """The setting's defended cells beside its undefended one; without those whose defence never acted."""
+    baseline = sweep.baseline(setting)
+    if baseline is None or baseline.strongest is None:
+        return []
+    found = [compare(baseline, point) for point in sweep.by_setting[setting] if point.defended]
+    return [one for one in found if one is not None and not one.idle]
+
+
+def _affordable(sweep: FinishedSweep, found: Sequence[Comparison]) -> list[Comparison]:
+    return [one for one in found if (one.cost.value or 0.0) <= sweep.report.budget + ROUNDING]
+
+
+def _verdict(sweep: FinishedSweep, setting: str, found: Sequence[Comparison], cells: int) -> Verdict:
+    """The cell whose strongest attack falls most, among those within the budget: demonstrably, else as measured.
+
+    `cells` is how many cells of the sweep are within the budget: the best is picked from them.
+    """
     baseline = sweep.baseline(setting)
     strongest = baseline.strongest if baseline else None
     if baseline is None or strongest is None:
         return Verdict(setting, "No undefended cell was measured, so nothing can be compared.", (), None)
-    judged = [p for p in sweep.by_setting[setting] if p.defended and p.strongest and sweep.cost(p).n]
-    if not judged:
-        return Verdict(setting, "No defended cell was measured beside the undefended one.", (), None)
-    if not strongest.above_guessing:
+    if not found:
+        acted = " in which the defence acted" if any(p.idle for p in sweep.by_setting[setting]) else ""
+        statement = f"No defended cell{acted} was measured beside the undefended one with the same attack and seed."
+        return Verdict(setting, statement, (), None)
+    if not beats_guessing(baseline):
         statement = (
             f"Even without a defence no attack demonstrably does better than guessing at {fpr_name(FPR)} FPR, so "
             "there is nothing for a defence to bring down."
@@ -99,27 +138,39 @@ def verdict(sweep: FinishedSweep, setting: str) -> Verdict:
         support = f"The strongest, {sweep.names[strongest.attack]}, has a TPR of {figure(strongest.tpr)}."
         return Verdict(setting, statement, (support, *cautions([strongest])), None)
     budget = points(sweep.report.budget)
-    affordable = [p for p in judged if (sweep.cost(p).value or 0.0) <= sweep.report.budget + ROUNDING]
+    affordable = _affordable(sweep, found)
     if not affordable:
-        cheapest = min(judged, key=lambda p: sweep.cost(p).value or 0.0)
+        cheapest = min(found, key=lambda one: one.cost.value or 0.0)
         statement = f"No defence stays within an accuracy budget of {budget}."
-        return Verdict(setting, statement, (_fall("The cheapest is", sweep, baseline, cheapest),), False)
-    best = min(affordable, key=lambda p: (_leak(p), sweep.cost(p).value or 0.0))
-    if _leak(best) >= _leak(baseline):
+        return Verdict(setting, statement, (_measured("The cheapest is", sweep, cheapest),), False)
+    lowest = min(affordable, key=_rank)
+    falling = [one for one in affordable if _falls(one)]
+    if not falling:
         statement = f"No defence within an accuracy budget of {budget} brings the strongest attack down."
-        return Verdict(setting, statement, (_fall("The best of them is", sweep, baseline, best),), False)
+        return Verdict(setting, statement, (_measured("The best of them is", sweep, lowest),), False)
+    shown = [one for one in falling if demonstrable(one, cells)]
+    best = min(shown or falling, key=_rank)
+    why = _support(sweep, best, cells, bool(shown))
+    if not shown:
+        lead = (
+            f"No defence within an accuracy budget of {budget} demonstrably brings the strongest attack down. The "
+            "lowest measured is"
+        )
+        return Verdict(setting, _measured(lead, sweep, best), tuple(why), None, best)
+    if lowest is not best:
+        why.append(f"{lowest.point.short} was measured lower still, which may be luck.")
     lead = f"The best defence within an accuracy budget of {budget} is"
-    why = (*_support(sweep, baseline, best), _hindsight())
-    return Verdict(setting, _fall(lead, sweep, baseline, best), why, True, best)
+    return Verdict(setting, _fall(lead, sweep, best), tuple(why), True, best)
 
 
-def reduction(baseline: Point, point: Point) -> Measured:
-    """By how much the strongest attack's TPR falls, paired by seed."""
-    before, after = baseline.strongest, point.strongest
-    if before is None or after is None:
-        return UNKNOWN
-    pairs = [before.by_seed[seed] - tpr for seed, tpr in after.by_seed.items() if seed in before.by_seed]
-    return spread(pairs, (-1.0, 1.0))
+def _rank(found: Comparison) -> tuple[float, float]:
+    return -(found.fall.value or 0.0), found.cost.value or 0.0
+
+
+def _falls(found: Comparison) -> bool:
+    """Whether the TPR falls, and by so much that the figures show it."""
+    before, after = found.before.tpr.value, found.after.tpr.value
+    return (found.fall.value or 0.0) > 0 and percent(before) != percent(after)
 
 
 def figure(measured: Measured) -> str:
@@ -159,6 +210,11 @@ def warnings(sweep: FinishedSweep) -> list[str]:
         found.append(
             "No attack here is told of the defence. An adversary who knows it may find more than these figures say."
         )
+    if partial := [point.name for point in sweep.points if point.partial]:
+        found.append(
+            f"Only some clients are defended in {listed(partial)}: the figures pool all audited clients, so they "
+            "say little of those that use the defence."
+        )
     return found
 
 
@@ -172,7 +228,7 @@ def idle(sweep: FinishedSweep) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def cautions(figures: Sequence[Figure]) -> list[str]:
+def cautions(figures: Sequence[Figure | Side]) -> list[str]:
     """What the runs' own warnings say of these TPRs, each once."""
     return list(dict.fromkeys(sentence(text) for one in figures for text in one.warnings))
 
@@ -202,12 +258,9 @@ def basis(sweep: FinishedSweep) -> str:
 
 
 def epsilons(point: Point) -> list[str]:
-    """The differential privacy that the cell's defences spent, each guarantee once."""
-    found = []
-    for one in (guarantee for cell in point.done for guarantee in cell.privacy):
-        spent = "no finite ε" if one.epsilon is None else f"ε{SPACE}={SPACE}{one.epsilon:.4g}"
-        found.append(f"{spent} at δ{SPACE}={SPACE}{one.delta:g}, {UNITS[one.unit]}, {AGAINST_WHOM[one.against]}")
-    return list(dict.fromkeys(found))
+    """The differential privacy that the cell's defences spent and what it bounds, each guarantee once."""
+    guarantees = (guarantee for cell in point.done for guarantee in cell.privacy)
+    return list(dict.fromkeys(f"{spent(one)}: {bound(one)}" for one in guarantees))
 
 
 def unfinished(sweep: FinishedSweep) -> list[tuple[str, int, str, str]]:
@@ -220,64 +273,86 @@ def unfinished(sweep: FinishedSweep) -> list[tuple[str, int, str, str]]:
     ]
 
 
-def _leak(point: Point) -> float:
-    return point.strongest.tpr.value or 0.0 if point.strongest else 0.0
+def _fall(lead: str, sweep: FinishedSweep, found: Comparison) -> str:
+    """What a defence demonstrably does."""
+    before, after = _tprs(sweep, found)
+    move = f"it brings {_whose(found)} from {before} to {after}, and {_price(found)}"
+    return f"{lead} {found.point.short}: {_where(found)}{move}."
 
 
-def _fall(lead: str, sweep: FinishedSweep, baseline: Point, point: Point) -> str:
-    before, after = baseline.strongest, point.strongest
-    assert before is not None
-    assert after is not None
-    cost = sweep.cost(point).value or 0.0
-    price = f"costs {points(cost)}" if cost > 0 else f"gains {points(-cost)}" if cost < 0 else "costs nothing"
-    whose = _attack(sweep, before), _attack(sweep, after)
-    names = ("", f" ({whose[0]})") if whose[0] == whose[1] else (f" ({whose[0]})", f" ({whose[1]})")
-    move = (
-        f"leaves the strongest attack’s {RATE} at {percent(after.tpr.value)}{names[1]}"
-        if percent(before.tpr.value) == percent(after.tpr.value)
-        else f"brings the strongest attack’s {RATE} from {percent(before.tpr.value)}{names[0]} to "
-        f"{percent(after.tpr.value)}{names[1]}"
+def _measured(lead: str, sweep: FinishedSweep, found: Comparison) -> str:
+    """What was measured of a defence, without saying that it is the cause."""
+    before, after = _tprs(sweep, found)
+    here = f"{_where(found)}{_whose(found)} is {after} with it and {before} without, and it {_price(found)}"
+    return f"{lead} {found.point.short}: {here}."
+
+
+def _where(found: Comparison) -> str:
+    """The seeds, where they are not all."""
+    return f"on {_seeds(found.seeds)}, which alone both cells finished, " if found.partly else ""
+
+
+def _whose(found: Comparison) -> str:
+    return (
+        f"the strongest attack’s {RATE}"
+        if found.absent is None
+        else f"the {RATE} of the strongest attack run on both"
     )
-    of = " of test accuracy" if cost else " in test accuracy"
-    return f"{lead} {point.short}: it {move}, and {price}{of}."
 
 
-def _attack(sweep: FinishedSweep, figure: Figure) -> str:
-    return sweep.names[figure.attack]
+def _tprs(sweep: FinishedSweep, found: Comparison) -> tuple[str, str]:
+    before, after = (
+        f"{percent(side.tpr.value)} ({sweep.names[side.attack]})" for side in (found.before, found.after)
+    )
+    return (percent(found.before.tpr.value) if found.before.attack == found.after.attack else before), after
 
 
-def _support(sweep: FinishedSweep, baseline: Point, best: Point) -> list[str]:
+def _price(found: Comparison) -> str:
+    cost = found.cost.value or 0.0
+    if not cost:
+        return "costs nothing in test accuracy"
+    return f"{'costs' if cost > 0 else 'gains'} {points(abs(cost))} of test accuracy"
+
+
+def _support(sweep: FinishedSweep, best: Comparison, cells: int, shown: bool) -> list[str]:
     """What the best defence's figures rest on."""
-    fall, cost = reduction(baseline, best), sweep.cost(best)
+    fall, cost = best.fall, best.cost
     said = []
     if points_span(fall) and points_span(cost):
-        luck = "" if (fall.low or 0.0) > 0 else ", so the fall may be luck"
         over = "" if (cost.high or 0.0) <= sweep.report.budget + ROUNDING else ", so the budget may be broken"
         said.append(
             f"Over {count(cost.n or 0, 'seed')} the TPR falls by {points(fall.value)} (95{SPACE}% interval "
-            f"{points_span(fall)}{luck}) at a cost of {points(cost.value)} ({points_span(cost)}{over})."
+            f"{points_span(fall)}) at a cost of {points(cost.value)} ({points_span(cost)}{over})."
         )
     else:
         said.append("One seed: how another training run would come out is not known.")
-    after = best.strongest
-    assert after is not None
-    left = after.tpr.value or 0.0
+    if best.absent is not None:
+        said.append(f"{sweep.names[best.absent]}, the strongest attack without a defence, was not run on it.")
+    elif not shown:
+        among = f" for the lowest of {count(cells, 'cell')}" if cells > 1 else ""
+        said.append(f"Luck could make a fall as large as this{among}.")
+    left = best.after.tpr.value or 0.0
     if left > float(FPR):
         said.append(
             f"Guessing would recognise {fpr_name(FPR)}: {rounded(left / float(FPR))} times as many are still found."
         )
-    absent = [sweep.names[label] for label in baseline.figures if label not in best.figures]
-    if absent:
-        said.append(f"Not measured against it: {listed(absent)}.")
-    if sweep.adapted and not any(label in sweep.adapted for label in best.figures):
+    missing = [label for label in best.baseline.figures if label not in (*best.shared, best.absent)]
+    if missing:
+        said.append(f"Not measured against it: {listed([sweep.names[label] for label in missing])}.")
+    if sweep.adapted and not any(best.point.figures[label].adapted for label in best.judged):
         said.append("No attack on it was told of the defence.")
-    if best.idle:
-        said.append(f"But {listed(list(best.idle))} never acted in it.")
-    return [*said, *cautions([one for one in (baseline.strongest, after) if one])]
+    if best.point.partial:
+        said.append("It defends some clients only, and the figures pool all audited ones.")
+    return [*said, _hindsight(cells), *cautions([best.before, best.after])]
 
 
-def _hindsight() -> str:
-    return "Which attack is strongest was chosen with the truth in hand."
+def _hindsight(cells: int) -> str:
+    if cells < 2:
+        return "Which attack is strongest was chosen with the truth in hand."
+    return (
+        f"Which attack is strongest, and which of the {count(cells, 'cell')} within the budget is best, was chosen "
+        "with the truth in hand."
+    )
 
 
 def _settings_without(sweep: FinishedSweep) -> list[str]:

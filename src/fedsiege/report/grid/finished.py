@@ -1,9 +1,11 @@
 """A sweep as its sweep.json has it: settings, defences, figures over seeds, hypervolumes, fronts.
 
-A *setting* is what a cell shares with its undefended baseline: the values of all axes that are not about defences.
-A *family* is a cell's defences by name, whatever their strength; cells without any are the family `none`.
+A *setting* is what a cell shares with its undefended baseline: the values of all axes that are not about defences,
+and what else a cell outside the product changes. A *family* is a cell's defences by name in their order, whatever
+their strength; cells without any are the family `none`.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ FPR = "0.001"
 
 NONE = "none"
 DEFENCE_AXES = ("defences", "coalition", "server_defences")
+SOME_CLIENTS = re.compile(r"[(, ]clients=")
 UNKNOWN = Measured(value=None, low=None, high=None, n=0)
 
 Measure = Literal["tpr", "auc"]
@@ -32,17 +35,22 @@ MEASURES: tuple[Measure, ...] = ("tpr", "auc")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One attack on one cell, over seeds; `by_seed` holds the TPRs, `warnings` what the runs said of them.
+    """One attack on one cell, over seeds: `runs` by seed, and of those with a TPR at the frontier's FPR the TPRs.
 
-    `above_guessing`: in one run at least, the run's own interval of the TPR lies above the FPR.
+    `warnings` is what the runs said of these TPRs.
     """
 
     attack: str
     tpr: Measured
     auc: Measured
+    runs: Mapping[int, Attacked]
     by_seed: Mapping[int, float]
-    above_guessing: bool
     warnings: tuple[str, ...]
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the attack is told of the defence."""
+        return any(one.adapted for one in self.runs.values())
 
     def measured(self, measure: Measure) -> Measured:
         """The TPR at 0.1 % FPR, or the AUC."""
@@ -68,6 +76,11 @@ class Point:
     def labels(self) -> list[str]:
         """Its defences, written out."""
         return self.cells[0].labels
+
+    @property
+    def partial(self) -> bool:
+        """Whether one of its defences is used by some clients only, as its label says."""
+        return any(SOME_CLIENTS.search(label) for label in self.labels)
 
     @cached_property
     def done(self) -> tuple[Cell, ...]:
@@ -146,7 +159,7 @@ class FinishedSweep:
     @cached_property
     def setting_axes(self) -> list[str]:
         """The axes that are not about defences."""
-        return [axis for axis in self.report.axes if not _about_defences(axis)]
+        return [axis for axis in self.report.axes if not about_defences(axis)]
 
     @cached_property
     def points(self) -> list[Point]:
@@ -196,14 +209,20 @@ class FinishedSweep:
         return {one.attack for one in self._attacked if one.adapted}
 
     def setting_of(self, cell: Cell) -> str:
-        """The setting of a cell in words; a named cell outside the product has none."""
-        if not cell.axes:
-            return ""
-        return ", ".join(f"{axis}={cell.axes.get(axis, '-')}" for axis in self.setting_axes)
+        """The setting of a cell in words; "" is the base with nothing changed but defences."""
+        changed = {**cell.axes, **cell.changes}
+        own = {field: value for field, value in changed.items() if not about_defences(field)}
+        if cell.axes or own:
+            own = {**dict.fromkeys(self.setting_axes, "-"), **own}
+        return ", ".join(f"{field}={value}" for field, value in own.items())
 
     def families(self, setting: str) -> list[str]:
         """The defended families of a setting."""
         return list(dict.fromkeys(point.family for point in self.by_setting[setting] if point.defended))
+
+    def strengths(self, setting: str, family: str) -> int:
+        """How many measured cells a family has in a setting."""
+        return sum(point.family == family and bool(point.figures) for point in self.by_setting[setting])
 
     def attacks(self, setting: str) -> list[str]:
         """The setting's attacks by falling sum of their TPRs over its defended cells, else over all."""
@@ -278,13 +297,14 @@ def spread(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) ->
     return Measured(value=found.value, low=found.low, high=found.high, n=found.n)
 
 
-def _about_defences(axis: str) -> bool:
+def about_defences(axis: str) -> bool:
+    """Whether a dotted field of an experiment is a defence's, whoever uses it."""
     return axis.split(".", maxsplit=1)[0] in DEFENCE_AXES
 
 
 def _short(cell: Cell) -> str:
     """A cell's name without its setting."""
-    own = {axis: value for axis, value in cell.axes.items() if _about_defences(axis)}
+    own = {axis: value for axis, value in cell.axes.items() if about_defences(axis)}
     if not own:
         return cell.name
     return next(iter(own.values())) if len(own) == 1 else ", ".join(f"{a}={v}" for a, v in own.items())
@@ -296,15 +316,15 @@ def _figure(label: str, cells: Sequence[Cell]) -> Figure:
     by_seed = {seed: rate.value for seed, rate in rates.items() if rate.value is not None}
     return Figure(
         attack=label,
-        tpr=_joined(rates.values()),
-        auc=_joined(one.auc for one in own.values()),
+        tpr=joined(rates.values()),
+        auc=joined(one.auc for one in own.values()),
+        runs=own,
         by_seed=by_seed,
-        above_guessing=any(rate.low is not None and rate.low > float(FPR) for rate in rates.values()),
         warnings=tuple(dict.fromkeys(rate.warning for rate in rates.values() if rate.warning)),
     )
 
 
-def _joined(figures: Iterable[Measured]) -> Measured:
+def joined(figures: Iterable[Measured]) -> Measured:
     """A figure of every seed's run as one over seeds; a single run's keeps the run's own interval."""
     known = [one for one in figures if one.value is not None]
     if len(known) == 1:

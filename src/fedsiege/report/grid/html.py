@@ -22,6 +22,9 @@ RATE = findings.RATE
 GLOSSARY = {
     "Setting": "What cells share but for their defences: data, model, learning rate. Defences are compared within "
     "a setting, with its undefended cell as the baseline.",
+    "Demonstrably": "By more than luck explains, with 95 % confidence for all cells within the budget together: "
+    "over seeds, or in every seed’s own run, whose intervals count its members and the few non-members that fix "
+    "the threshold. Another training run can differ by more than the interval of one run says.",
     RATE: "The share of members that an attack recognises when its threshold accuses at most "
     f"{fpr_name(FPR)} of the non-members falsely: what an adversary can be sure of.",
     "AUC": "How often a random member scores higher than a random non-member. 0.5 is guessing, 1 is perfect.",
@@ -29,8 +32,8 @@ GLOSSARY = {
     "(hundredths). A negative cost is a gain.",
     "Pareto front": "The cells that no other beats: each other one has a larger test error or leaks more.",
     "Hypervolume": "The area between the points (test error, TPR) of one defence at all its strengths and the "
-    "corner (1, 1), where nothing is learnt and everything leaks. It is at most the best accuracy. More strengths "
-    "can only make it larger, so compare defences of which equally many were measured.",
+    "corner (1, 1), where nothing is learnt and everything leaks. It is at most the best accuracy. "
+    + findings.EQUALLY_MANY,
     "Strongest attack": "The attack with the highest mean TPR on a cell. To know which it is takes the truth about "
     "the members, which an adversary does not have; of the attacks that were run, none found more.",
     "Adapted": "The attack is told which defence is in place, and reads the updates accordingly.",

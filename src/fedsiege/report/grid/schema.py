@@ -21,13 +21,16 @@ class _Record(BaseModel):
 class Attacked(_Record):
     """One attack on one run: all targets pooled, against all non-members.
 
-    `adapted` says that the attack is told of the defence.
+    `adapted` says that the attack is told of the defence. A non-member that several targets were judged on counts
+    for each of them in `n_nonmembers`, and once in `n_distinct_nonmembers`.
     """
 
     attack: str
     name: str
     title: str
     adapted: bool = False
+    n_nonmembers: int | None = None
+    n_distinct_nonmembers: int | None = None
     auc: Measured
     tpr_at_fpr: dict[str, Rate]
 
@@ -35,11 +38,13 @@ class Attacked(_Record):
 class Cell(_Record):
     """One run of the grid: a cell with one seed.
 
-    `axes` is empty for a named cell outside the product; `idle` lists the components that never acted.
+    `axes` is empty for a named cell outside the product, and `changes` has what it sets beside defences, field by
+    field. `idle` lists the components that never acted.
     """
 
     name: str
     axes: dict[str, str] = {}
+    changes: dict[str, str] = {}
     seed: int
     folder: str
     defences: list[str] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedsiege.files import write_bytes
-from fedsiege.report.grid.findings import STRONGEST, setting_name
+from fedsiege.report.grid.findings import EQUALLY_MANY, STRONGEST, setting_name
 from fedsiege.report.grid.finished import FPR, UNKNOWN, FinishedSweep, Point
 from fedsiege.report.grid.schema import Attacked, Cell
 from fedsiege.report.schema import Measured
@@ -184,7 +184,7 @@ def _caption(sweep: FinishedSweep, any_block: bool) -> str:
     return (
         f"{lead}hypervolume between the points (test error, TPR at {escape(fpr_name(FPR))} FPR) of each defence "
         "and (1,~1). Larger is a better defence, smaller a stronger attack; in bold each attack's largest, "
-        "underlined each defence's smallest."
+        f"underlined each defence's smallest. {EQUALLY_MANY}"
     )
 
 

@@ -6,10 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsiege.report.grid.findings import (
+    EQUALLY_MANY,
     RATE,
     STRONGEST,
     basis,
     done,
+    epsilons,
     headline,
     idle,
     setting_name,
@@ -113,6 +115,9 @@ def _figure(value: str, interval: str, style: str, wide: bool) -> Text:
 
 def _notes(sweep: FinishedSweep) -> list[Text]:
     notes = [Text(done(sweep)), Text(basis(sweep), style="dim")]
+    if sweep.styles and sweep.names:
+        notes.append(Text(EQUALLY_MANY, style="dim"))
+    notes += [Text(f"{point.name}: {one}.") for point in sweep.points for one in epsilons(point)]
     notes += [Text(f"{MARK} {one}", style="yellow") for one in strongest_cautions(sweep)]
     notes += [Text(f"! {one}", style="yellow") for one in warnings(sweep)]
     left = unfinished(sweep)
