@@ -159,6 +159,43 @@ def test_one_seed_says_nothing_about_another() -> None:
     assert math.isnan(nothing.value)
 
 
+def test_seeds_that_agree_have_the_interval_that_their_runs_imply() -> None:
+    # 0.05 - (0.05 - 0.024) / sqrt(2) and 0.05 + (0.09 - 0.05) / sqrt(2)
+    found = metrics.over_seeds([0.05, 0.05], runs=[(0.024, 0.09), (0.024, 0.09)])
+    assert (found.value, found.n) == (0.05, 2)
+    assert [found.low, found.high] == pytest.approx([0.0316152, 0.0782843], abs=1e-6)
+    # the distances 0.01 and 0.03 below, 0.02 and 0.06 above, on average and over sqrt(2)
+    apart = metrics.over_seeds([0.5, 0.5001], runs=[(0.49, 0.52), (0.4701, 0.5601)])
+    assert [apart.low, apart.high] == pytest.approx([0.50005 - 0.02 / 2**0.5, 0.50005 + 0.04 / 2**0.5], abs=1e-6)
+    none_found = metrics.over_seeds([0.0, 0.0], runs=[(0.0, 0.018), (0.0, 0.018)])
+    assert [none_found.low, none_found.high] == pytest.approx([0.0, 0.018 / 2**0.5])
+
+
+def test_runs_never_narrow_the_interval_over_seeds() -> None:
+    wide = metrics.over_seeds([0.4, 0.5, 0.6])
+    assert metrics.over_seeds([0.4, 0.5, 0.6], runs=[(v - 0.01, v + 0.01) for v in (0.4, 0.5, 0.6)]) == wide
+    # above the runs reach further than Student's interval, below they do not
+    skewed = metrics.over_seeds([0.4, 0.5, 0.6], runs=[(v - 0.01, v + 0.5) for v in (0.4, 0.5, 0.6)])
+    assert skewed.low == wide.low
+    assert skewed.high == pytest.approx(0.5 + 0.5 / 3**0.5)
+
+
+def test_a_run_without_an_interval_says_nothing() -> None:
+    found = metrics.over_seeds([0.5, 0.5], runs=[(math.nan, math.nan), (0.4, 0.7)])
+    assert [found.low, found.high] == pytest.approx([0.5 - 0.1 / 2**0.5, 0.5 + 0.2 / 2**0.5])
+    with pytest.raises(InputError, match="runs: got 1 intervals; expected one for each of 2 values"):
+        metrics.over_seeds([0.5, 0.5], runs=[(0.4, 0.6)])
+
+
+@pytest.mark.parametrize("values", [[0.3] * 3, [0.1 + 0.2, 0.3], [0.0, 0.0]])
+def test_seeds_that_agree_have_no_interval_of_their_own(values: list[float]) -> None:
+    for runs in ((), [(math.nan, math.nan)] * len(values), [(value, value) for value in values]):
+        found = metrics.over_seeds(values, runs=runs)
+        assert found.n == len(values)
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+
+
 def test_level_of_an_interval_over_seeds() -> None:
     wide, narrow = metrics.over_seeds([0.4, 0.5], level=0.9), metrics.over_seeds([0.4, 0.5], level=0.5)
     assert wide.low < narrow.low < 0.45 < narrow.high < wide.high
@@ -170,4 +207,7 @@ def test_level_of_an_interval_over_seeds() -> None:
 def test_interval_over_seeds_is_students(values: list[float]) -> None:
     found = metrics.over_seeds(values, bounds=(-math.inf, math.inf))
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), max(stats.sem(values), 1e-300))
+    if math.isnan(found.low):
+        assert expected[1] - expected[0] < 1e-11  # the seeds agree
+        return
     assert [found.low, found.high] == pytest.approx(list(expected), abs=1e-9)

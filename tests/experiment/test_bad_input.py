@@ -99,16 +99,39 @@ def refused(config: Path, capsys: Any, *options: str) -> str:
         ({"training": {"lr": -1}}, r"tiny\.yaml: training\.lr: got -1; Input should be greater than 0"),
         ({"training": {"learning_rate": 1}}, r"tiny\.yaml: training\.learning_rate: unknown field"),
         ({"device": "cuda:7"}, r"device: got 'cuda:7', and torch finds 0 GPUs here"),
-        ({"defences": ["pertub"]}, r"defences\.0: unknown client defence 'pertub' \(did you mean 'perturb'\?\)"),
+        (
+            {"defences": ["pertub"]},
+            r"tiny\.yaml: defences\.0: unknown client defence 'pertub' \(did you mean 'perturb'\?\)",
+        ),
         (
             {"defences": [{"name": "perturb", "sigma": -0.1}]},
-            r"defences\.0\.sigma: got -0\.1; Input should be greater than or equal to 0",
+            r"tiny\.yaml: defences\.0\.sigma: got -0\.1; Input should be greater than or equal to 0",
         ),
         (
             {"defences": [{"name": "perturb", "clients": [0, 7]}]},
             r"defences\.0\.clients: got client 7; expected clients from 0 to 4",
         ),
         ({"defences": [{"name": "perturb", "clients": []}]}, r"defences\.0\.clients"),
+        (
+            {"defences": [{"name": "sparsify", "share": 1}]},
+            r"defences\.0\.share: got 1; Input should be less than 1",
+        ),
+        (
+            {"defences": [{"name": "mixup", "alpha": -1}]},
+            r"defences\.0\.alpha: got -1; Input should be greater than 0",
+        ),
+        (
+            {"defences": [{"name": "sample", "share": 0.1}]},
+            r"tiny\.yaml: defences\.0\.share: got 0\.1, which leaves client 0 none of the 4 steps of an epoch",
+        ),
+        (
+            {"defences": ["dp_sgd", "dp_fedavg"]},
+            r"defences\.1: dp_fedavg and dp_sgd each give a client differential privacy",
+        ),
+        (
+            {"defences": ["dp_sgd"], "data": "digits", "model": {"name": "resnet20", "norm": "batch"}},
+            r"tiny\.yaml: defences\.0\.name: got dp_sgd with a model that has batch statistics in stem\.0\.1",
+        ),
         ({"defences": ["perturb", "perturb"]}, r"defences\.1: perturb is listed twice"),
         ({"defences": ["perturb", "cofedmid:x"]}, r"defences\.1: cannot import 'cofedmid:x'"),
         ({"server_defences": ["clip"]}, r"server_defences.*: .*'clip'"),
@@ -212,5 +235,7 @@ def test_a_real_process_says_one_line_and_exits_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fedsiege", "run", str(config), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"fedsiege: error: attacks\.0: unknown membership attack 'fedmia_iii'.*\n", done.stderr)
+    assert re.fullmatch(
+        r"fedsiege: error: .*/tiny\.yaml: attacks\.0: unknown membership attack 'fedmia_iii'.*\n", done.stderr
+    )
     assert not (tmp_path / "out").exists()

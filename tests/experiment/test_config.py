@@ -241,6 +241,8 @@ def test_what_is_wrong_is_said_with_field_value_and_expectation(
         (b"just words", r"mine.yaml: got a str; expected a mapping"),
         (b"!!python/object/apply:os.system ['true']", r"mine.yaml: not YAML in line 1"),
         (b"seed: one", r"mine.yaml: seed: got 'one'"),
+        (b"seed: 1\nrounds: 5\nseed: 2", r"mine.yaml: not YAML in line 3: 'seed' is there twice"),
+        (b"training:\n  lr: 1\n  lr: 2", r"mine.yaml: not YAML in line 3: 'lr' is there twice"),
     ],
 )
 def test_files_that_are_no_config(content: bytes, message: str, tmp_path: Path) -> None:

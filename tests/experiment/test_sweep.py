@@ -17,8 +17,10 @@ from fedsiege.cli import execute
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment import run, sweep
 from fedsiege.experiment.cell import LOG, Work, carry_out
+from fedsiege.experiment.config import load
 from fedsiege.experiment.grid import Grid
 from fedsiege.experiment.pool import Event, LocalPool, Started
+from fedsiege.experiment.prepare import Shelf
 from fedsiege.experiment.sharing import bundles, share, training
 
 MODULE = importlib.import_module("fedsiege.experiment.sweep")
@@ -64,7 +66,7 @@ class Here:
         for works in bundles:
             for work in works:
                 yield Started(work.place)
-                yield carry_out(work, self.log)
+                yield carry_out(work, self.log, Shelf())
 
 
 @pytest.fixture
@@ -283,6 +285,44 @@ def test_every_cell_is_checked_before_anything_is_written(
     assert message in str(caught.value)
     assert str(caught.value).startswith("grid: cell '")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"defences": [{"name": "sample", "share": 0.1}]},
+            r"cell 'late': defences\.0\.share: got 0\.1, which leaves",
+        ),
+        ({"defences": ["augment"]}, r"cell 'late': defences\.0\.strength: got 1, which moves images"),
+        ({"candidates.ofl": 5000}, r"cell 'late': candidates\.ofl: got 5000"),
+        ({"model": "cnn"}, r"cell 'late': model cnn: got inputs of shape \(13,\)"),
+    ],
+)
+def test_what_only_the_data_tell_is_refused_before_the_first_cell_too(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        sweep({**GRID, "cells": [{"name": "late", "set": changes}]}, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_are_read_once_for_runs_that_ask_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def read(experiment: Any) -> object:
+        asked.append(experiment.data)
+        return object()
+
+    monkeypatch.setattr("fedsiege.experiment.prepare.loaded", read)
+    shelf = Shelf()
+    wine, digits = load(TINY), load({**TINY, "data": "digits"})
+    first = shelf(wine)
+    assert shelf(load({**TINY, "rounds": 9})) is first
+    assert shelf(digits) is not first
+    assert shelf(digits) is shelf(digits)
+    shelf(wine)
+    assert asked == ["wine", "digits", "wine"], "one data set is kept, the last"
 
 
 def test_what_a_threat_model_forbids_is_said_as_such(tmp_path: Path) -> None:

@@ -159,7 +159,10 @@ def about(targets: int, members: int, others: int) -> dict[str, Any]:
                 {"round": r, "accuracy": round(0.93 - 0.8 * 0.9**r, 4), "loss": round(0.4 + 2 * 0.9**r, 4)}
                 for r in range(1, 61)
             ],
-            "clients": [{"client": k, "examples": 140 + k % 3, "classes": 10} for k in range(10)],
+            "clients": [
+                {"client": k, "examples": 140 + k % 3, "classes": 10, "defences": ["perturb(sigma=0.1)"]}
+                for k in range(10)
+            ],
         },
         "threat_model": {
             "adversary": "A curious server that follows the protocol and keeps every update that it receives.",

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,29 @@ def test_what_was_done(folder: Path) -> None:
     assert [plain(sentence) for sentence in findings.done(Finished.read(folder))] == [
         "10 clients trained a model (mlp, 100,234 parameters) on scikit-learn digits (10 classes, 1,409 training "
         "examples) for 60 rounds.",
+        "The clients defended themselves with perturb(sigma=0.1).",
         "The global model classifies 91.3 % of the held-out examples correctly, and 100 % of those it was trained "
         "on.",
         "8 attacks then scored 1,600 members of 4 audited clients and 4,000 non-members (2,000 of other clients, "
         "2,000 that nobody trained on); how well do the scores tell them apart?",
     ]
+
+
+@pytest.mark.parametrize(("using", "who"), [(range(10), "The clients"), ((0, 2), "Some clients")])
+def test_who_defended_with_what_is_said(using: Sequence[int], who: str, tmp_path: Path) -> None:
+    data, curves = made.result()
+    acted = {"acted": True, "counters": {}, "kind": "client_defence"}
+    data["components"].append({"name": "hamp", "label": "hamp", **acted})
+    for number in using:
+        data["task"]["clients"][number]["defences"].append("hamp")
+    run = read(tmp_path, data, curves)
+    assert findings.done(run)[1] == f"{who} defended themselves with perturb(sigma=0.1) and hamp."
+
+
+def test_a_run_without_defences_says_nothing_of_them(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["components"] = [one for one in data["components"] if one["kind"] != "client_defence"]
+    assert findings.defended(read(tmp_path, data, curves)) == ""
 
 
 def test_redrawn_non_members_are_the_first_warning(tmp_path: Path) -> None:

@@ -155,7 +155,12 @@ def test_seeds_that_agree_by_chance_prove_nothing() -> None:
         one["attacks"][0]["tpr_at_fpr"]["0.001"]["n"] = 200
     found = compared(*none, *defended)
     assert found is not None
-    assert found.fall.low == pytest.approx(0.005)  # both falls are one member of 200
+    # both falls are 0.005, one member of 200, and the runs reach from half to twice their TPRs: on average
+    # hypot(0.0075, 0.01) and hypot(0.01, 0.015) below, hypot(0.015, 0.005) and hypot(0.02, 0.0075) above
+    assert found.fall.value == pytest.approx(0.005)
+    below, above = (0.0125 + 0.0180278) / 2, (0.0158114 + 0.0213600) / 2
+    assert found.fall.low == pytest.approx(0.005 - below / 2**0.5, abs=1e-6)
+    assert found.fall.high == pytest.approx(0.005 + above / 2**0.5, abs=1e-6)
     assert not demonstrable(found, 1)
 
 

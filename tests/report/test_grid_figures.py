@@ -18,8 +18,10 @@ from fedsiege.report.grid import SweepResult
 from fedsiege.report.grid.charts import limits
 from fedsiege.report.grid.figures import frontier_figure, write_figures
 from fedsiege.report.grid.finished import FinishedSweep
+from fedsiege.report.grid.html import page
 
 from . import made_sweep
+from .page import parse
 
 
 def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
@@ -139,8 +141,18 @@ def printed(place: Path, data: dict[str, Any], width: int) -> str:
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_terminal_has_hypervolumes_and_strongest_attacks(tmp_path: Path, width: int) -> None:
     text = printed(tmp_path, made_sweep.sweep(), width)
-    for one in ("augment + sample", "0.316", "0.312–0.319", "Strongest on each cell", "half data", "[adapted]"):
+    for one in (
+        "augment + sample",
+        "0.316",
+        "0.312–0.319",
+        "Strongest on each",
+        "undefended",
+        "half data",
+        "[adapted]",
+    ):
         assert one in text
+    assert "undefended" in text.split("Attack", 1)[1].splitlines()[0]
+    assert "The column undefended is that of the undefended cell" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
 
@@ -154,3 +166,18 @@ def test_the_terminal_says_what_went_wrong(tmp_path: Path) -> None:
     for one in many["cells"][:12]:
         made_sweep.undo(one, "failed", "out of memory")
     assert "and 4 more, see report.html" in printed(tmp_path, many, 140)
+
+
+def test_a_cell_without_client_defences_has_a_name_everywhere(tmp_path: Path) -> None:
+    cell = made_sweep.run("dp", 0, 0.5, {"x": 0.5}, "dp", labels=["dp(clients=(0, 1))"])
+    cell |= {"name": "defences=[], server_defences=dp", "axes": {"defences": "[]", "server_defences": "dp"}}
+    cell["privacy"] = [
+        {"label": "dp", "unit": "client", "against": "server", "epsilon": 8.25, "delta": 1e-5, "accountant": "rdp",
+         "note": ""}
+    ]  # fmt: skip
+    data = made_sweep.grid(cell)
+    text = printed(tmp_path, data, 140)
+    assert "defences=none, server_defences=dp: ε = 8.25" in text
+    assert "Only some clients are defended in defences=none, server_defences=dp:" in text
+    rows = parse(page(FinishedSweep.read(tmp_path))).one("section", id="privacy").one("tbody").all("tr")
+    assert [row.one("th").text for row in rows] == ["defences=none, server_defences=dp"]

@@ -78,10 +78,27 @@ def test_no_defence_brings_the_attack_down(tmp_path: Path) -> None:
     found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.6}, "p"))
     assert found.statement == ("No defence within an accuracy budget of 2 points brings the strongest attack down.")
     assert found.support == (
-        "The best of them is p: the strongest attack’s TPR at 0.1 % FPR is 60.0 % (X) with it and 60.0 % without, "
-        "and it costs nothing in test accuracy.",
+        "Every defence within the budget left it as high or higher; the lowest measured is p: the strongest "
+        "attack’s TPR at 0.1 % FPR is 60.0 % (X) with it and 60.0 % without, and it costs nothing in test "
+        "accuracy.",
     )
     assert found.helps is False
+
+
+def test_defences_that_leave_more_to_find_are_not_said_to_bring_it_down(tmp_path: Path) -> None:
+    found = said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.7, "y": 0.1}, "p"), run("q", 0, 0.5, {"x": 0.8}, "q"))
+    assert found.statement.endswith("brings the strongest attack down.")
+    assert found.support[0].startswith("Every defence within the budget left it as high or higher; the lowest")
+    assert "is 70.0 % (X) with it and 60.0 % without" in found.support[0]
+    assert "brings" not in " ".join(found.support)
+    part = run("q", 0, 0.5, {"y": 0.6}, "q")  # x, which is stronger without a defence, was not run on it
+    assert (
+        said(tmp_path, NONE, run("p", 0, 0.5, {"x": 0.7}, "p"), part)
+        .support[0]
+        .startswith(
+            "Every defence within the budget left it, or the strongest that was run on both, as high or higher;"
+        )
+    )
 
 
 NOTHING_BESIDE = "No defended cell was measured beside the undefended one with the same attack and seed."
@@ -130,10 +147,26 @@ def test_settings_in_which_nothing_leaks(tmp_path: Path) -> None:
 def test_over_seeds_fall_and_cost_have_intervals(tmp_path: Path) -> None:
     none = seeds("none", [0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
     found = said(tmp_path, *none, *seeds("p", [0.49, 0.495, 0.5], [0.1, 0.2, 0.3], "p"))
-    # 0.4 +- 4.3027 * 0.1 / sqrt(3), and 0.005 +- 4.3027 * 0.005 / sqrt(3)
+    # 0.4 - 4.3027 * 0.1 / sqrt(3); above, the runs' own intervals reach further: the mean of hypot(0.6, 0.05),
+    # hypot(0.6, 0.1) and hypot(0.6, 0.15), over sqrt(3); 0.005 +- 4.3027 * 0.005 / sqrt(3)
     assert found.support[0] == (
-        "Over 3 seeds the TPR falls by 40 points (95 % interval 15.2 to 64.8) at a cost of 0.5 points "
+        "Over 3 seeds the TPR falls by 40 points (95 % interval 15.2 to 75.2) at a cost of 0.5 points "
         "(−0.7 to 1.7)."
+    )
+
+
+def test_falls_and_costs_that_agree_are_not_said_to_be_certain(tmp_path: Path) -> None:
+    none = seeds("none", [0.5, 0.5], [0.6, 0.6])
+    found = said(tmp_path, *none, *seeds("p", [0.49, 0.49], [0.2, 0.2], "p"))
+    # the runs reach from half to twice their TPRs: 0.4 - hypot(0.3, 0.2) / sqrt(2), 0.4 + hypot(0.6, 0.1) / sqrt(2)
+    assert found.support[0] == (
+        "Over 2 seeds the TPR falls by 40 points (95 % interval 14.5 to 83.0) at a cost of 1 point, the same with "
+        "every seed."
+    )
+    for one in (cells := [*none, *seeds("p", [0.49, 0.49], [0.2, 0.2], "p")]):
+        one["attacks"][0]["tpr_at_fpr"]["0.001"] |= {"low": None, "high": None}
+    assert said(tmp_path, *cells).support[0] == (
+        "Over 2 seeds the TPR falls by 40 points at a cost of 1 point, the same with every seed."
     )
 
 
@@ -161,8 +194,9 @@ def test_a_cell_with_fewer_seeds_is_judged_on_those(tmp_path: Path) -> None:
     doubled = said(tmp_path, *none, run("p", 0, 0.5, {"x": 0.2}, "p"))
     assert doubled.helps is False
     assert doubled.support[0] == (
-        "The best of them is p: on seed 0, which alone both cells finished, the strongest attack’s TPR at 0.1 % "
-        "FPR is 20.0 % (X) with it and 10.0 % without, and it costs nothing in test accuracy."
+        "Every defence within the budget left it as high or higher; the lowest measured is p: on seed 0, which "
+        "alone both cells finished, the strongest attack’s TPR at 0.1 % FPR is 20.0 % (X) with it and 10.0 % "
+        "without, and it costs nothing in test accuracy."
     )
 
 
@@ -254,7 +288,13 @@ def test_several_settings_have_a_verdict_each(tmp_path: Path) -> None:
     for one in data["cells"]:
         if one["axes"]["model"] == "alexnet" and not one["defences"]:
             made_sweep.undo(one, "failed", "x")
-        elif one["defences"]:
+    assert headline(read(tmp_path, data)).statement.startswith(
+        "In the only setting that can be judged no defence demonstrably brings the strongest attack down within"
+    )
+    for one in data["cells"]:
+        if one["axes"]["model"] == "alexnet" and not one["defences"]:
+            continue
+        if one["defences"]:
             one["accuracy"] = 0.9
     assert headline(read(tmp_path, data)).statement.startswith("In every setting that can be judged a defence")
 
@@ -270,6 +310,42 @@ def test_warnings_of_a_sweep(tmp_path: Path) -> None:
         ("defences=perturb 0.05, model=alexnet", 1, "failed", "training diverged in round 3 & stopped"),
         ("defences=sparsify 0.99, model=resnet18", 2, "missing", "not made yet; go on with --resume"),
     ]
+
+
+def test_a_cell_of_which_no_seed_finished_rests_on_none(tmp_path: Path) -> None:
+    alone = run("p", 0, 0.5, {"x": 0.5}, "p")
+    made_sweep.undo(alone, "failed", "out of memory")
+    assert failures(tmp_path, NONE, alone) == [
+        "1 run failed: no run of its cell finished, so nothing is said of it."
+    ]
+    both = [alone | {"seed": seed} for seed in (0, 1)]
+    assert failures(tmp_path, NONE, *both) == [
+        "2 runs failed: no run of their cell finished, so nothing is said of it."
+    ]
+    other = run("none", 1, 0.5, {"x": 0.5})
+    made_sweep.undo(other, "failed", "out of memory")
+    assert failures(tmp_path, NONE, other, *both, alone | {"name": "q"}) == [
+        "1 run failed: what is said of its cell rests on the other seeds.",
+        "3 runs failed: no run of their cells finished, so nothing is said of them.",
+    ]
+
+
+def failures(place: Path, *cells: dict[str, Any]) -> list[str]:
+    warned = findings.warnings(read(place, grid(*cells)))
+    return [line.replace("\u00a0", " ") for line in warned if "failed" in line]
+
+
+def test_an_empty_list_of_defences_is_called_none(tmp_path: Path) -> None:
+    cells = [run("[]", s, 0.5, {"x": 0.5}, idle=["q()"] if s else []) for s in (0, 1)]
+    failed = run("[]", 2, 0.5, {})
+    made_sweep.undo(failed, "failed", "out of memory")
+    for one in (*cells, failed):
+        one["name"] = "defences=[]"
+    sweep = read(tmp_path, grid(*cells, failed, run("p", 0, 0.5, {"x": 0.1}, "p")))
+    assert [point.short for point in sweep.points] == ["none", "p"]
+    assert [point.name for point in sweep.points] == ["defences=[]", "p"]
+    assert findings.unfinished(sweep)[0][0] == "defences=none"
+    assert findings.idle(sweep) == [("q()", ["defences=none (seed 1)"])]
 
 
 def test_attacks_that_are_not_told_of_the_defence(tmp_path: Path) -> None:
@@ -318,4 +394,5 @@ def test_what_was_run(tmp_path: Path) -> None:
         "12 cells, 2 settings, 3 seeds and 4 attacks; 34 of 36 runs finished."
     )
     assert findings.basis(sweep).startswith("Means over seeds with Student’s")
+    assert "no narrower than the runs’ own intervals imply for their mean" in findings.basis(sweep)
     assert findings.basis(read(tmp_path, made_sweep.sweep(seeds=(4,)))).startswith("One seed: the intervals of TPR")

@@ -96,12 +96,22 @@ def test_figures_over_seeds_and_a_single_seeds_own_interval(tmp_path: Path) -> N
     sweep = read(tmp_path, grid(*cells, run("p", 1, 0.46, {"x": 0.1}, "perturb")))
     # 0.3 +- 4.302653 * 0.1 / sqrt(3)
     assert sides(point(sweep, "none").figures["x"].tpr) == [0.3, 0.0516, 0.5484]
-    assert sides(point(sweep, "none").error) == [0.5, 0.5, 0.5]
+    assert sides(point(sweep, "none").error) == [0.5, None, None]
+    assert sides(point(sweep, "none").accuracy) == [0.5, None, None]
     alone = point(sweep, "p")
     assert sides(alone.figures["x"].tpr) == [0.1, 0.05, 0.2]
     assert sides(alone.figures["x"].auc) == [0.55, 0.4, 0.9]
     assert sides(alone.error) == [0.54, None, None]
     assert alone.figures["x"].by_seed == {1: 0.1}
+
+
+def test_seeds_that_agree_are_as_uncertain_as_their_runs(tmp_path: Path) -> None:
+    sweep = read(tmp_path, grid(*[run("none", s, 0.5, {"x": 0.05, "y": 0.0}) for s in (0, 1)]))
+    figures = point(sweep, "none").figures
+    # the runs have 0.025-0.1, and AUCs of 0.525 with 0.4-0.9
+    assert sides(figures["x"].tpr) == [0.05, 0.05 - 0.025 / 2**0.5, 0.05 + 0.05 / 2**0.5]
+    assert sides(figures["x"].auc) == [0.525, 0.525 - 0.125 / 2**0.5, 0.525 + 0.375 / 2**0.5]
+    assert sides(figures["y"].tpr) == [0.0, None, None]  # its runs' intervals are 0-0: they say nothing
 
 
 def test_cost_is_paired_by_seed(tmp_path: Path) -> None:
@@ -119,12 +129,14 @@ def test_cost_without_a_pair_is_unknown(tmp_path: Path) -> None:
 
 
 def test_the_hypervolume_of_a_family_seed_by_seed(tmp_path: Path) -> None:
-    cells = [run("none", s, 1.0, {"x": 0.0}) for s in (0, 1)]  # in no family's hypervolume
+    cells = [run("none", s, 0.9, {"x": 0.1 * (s + 1)}) for s in (0, 1)]  # in no family's hypervolume
     cells += [run("p1", 0, 0.5, {"x": 0.5}, "perturb"), run("p2", 0, 0.4, {"x": 0.2}, "perturb")]
     cells += [run("p1", 1, 0.5, {"x": 0.4}, "perturb"), run("p2", 1, 0.4, {"x": 0.2}, "perturb")]
     sweep = read(tmp_path, grid(*cells))
     # seed 0: 0.1 * 0.5 + 0.4 * 0.8 = 0.37; seed 1: 0.1 * 0.6 + 0.4 * 0.8 = 0.38; 0.375 +- 12.7062 * 0.005
     assert sides(sweep.hypervolume("", "perturb", "x")) == [0.375, 0.3115, 0.4385]
+    # the undefended cell alone: 0.9 * 0.9 and 0.9 * 0.8, 0.765 +- 12.7062 * 0.045
+    assert sides(sweep.hypervolume("", "none", "x")) == [0.765, 0.1932, 1.0]
     assert sweep.hypervolume("", "none of these", "x").value is None
 
 
@@ -143,9 +155,19 @@ def test_a_hypervolume_needs_every_cell_of_the_family(tmp_path: Path) -> None:
 def test_the_hypervolume_under_the_strongest_attacks(tmp_path: Path) -> None:
     cells = [run("p1", 0, 0.5, {"x": 0.5, "y": 0.3}, "p"), run("p2", 0, 0.4, {"x": 0.1, "y": 0.2}, "p")]
     sweep = read(tmp_path, grid(*cells))
+    assert sweep.columns("") == ["p"]
+    assert sweep.hypervolume("", "none", "x").value is None
     assert sweep.hypervolume("", "p", "x").value == pytest.approx(0.1 * 0.5 + 0.4 * 0.9)
     assert sweep.hypervolume("", "p", "y").value == pytest.approx(0.1 * 0.7 + 0.4 * 0.8)
     assert sweep.hypervolume("", "p", None).value == pytest.approx(0.1 * 0.5 + 0.4 * 0.8)
+
+
+def test_a_second_undefended_cell_is_in_no_hypervolume(tmp_path: Path) -> None:
+    cells = [run("none", 0, 0.5, {"x": 0.5, "y": 0.6}), run("again", 0, 0.9, {"x": 0.0, "y": 0.0})]
+    sweep = read(tmp_path, grid(*cells))
+    assert sweep.columns("") == ["none"]
+    assert sweep.hypervolume("", "none", "x").value == pytest.approx(0.25)
+    assert sweep.hypervolume("", "none", None).value == pytest.approx(0.5 * 0.4)
 
 
 def test_the_strongest_attack_is_that_of_the_mean(tmp_path: Path) -> None:

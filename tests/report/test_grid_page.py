@@ -77,6 +77,7 @@ def test_the_page_of_a_sweep_begins_with_its_verdict(tmp_path: Path) -> None:
 def test_hypervolumes_with_their_marks(tmp_path: Path) -> None:
     table = tree(tmp_path, made_sweep.sweep()).one("section", id="hypervolume").one("table")
     assert [head.text.replace("\u00a0", " ") for head in table.one("thead").all("th")][1:] == [
+        "undefended1 cell",
         "perturb2 cells",
         "sparsify2 cells",
         "augment + sample1 cell",
@@ -86,10 +87,27 @@ def test_hypervolumes_with_their_marks(tmp_path: Path) -> None:
         *("FedMIA-II", "Avg-Cosine", "Loss-Series", "FedMIA-II (non-zero coordinates) adapted"),
         "Strongest on each cell",
     ]
-    assert cells(body["FedMIA-II"]) == ["0.316", "0.326", "0.307"]
-    assert cells(body["FedMIA-II (non-zero coordinates) adapted"]) == ["–", "0.319", "–"]
-    assert [span.text for span in table.all("span", class_="value smallest")] == ["0.316", "0.307", "0.319"]
+    assert cells(body["FedMIA-II"]) == ["0.131", "0.316", "0.326", "0.307"]
+    assert cells(body["FedMIA-II (non-zero coordinates) adapted"]) == ["–", "–", "0.319", "–"]
+    assert [span.text for span in table.all("span", class_="value smallest")] == [
+        "0.131",
+        "0.316",
+        "0.307",
+        "0.319",
+    ]
     assert [span.text for span in table.all("span", class_="value largest")] == ["0.326", "0.341", "0.380", "0.319"]
+
+
+def test_a_hypervolume_below_the_undefended_is_not_the_best(tmp_path: Path) -> None:
+    data = grid(
+        run("none", 0, 0.5, {"x": 0.5}), *(run(p, 0, 0.4, {"x": t}, p) for p, t in (("p", 0.5), ("q", 0.6)))
+    )
+    table = tree(tmp_path, data).one("section", id="hypervolume").one("table")
+    assert cells(table.one("tbody").all("tr")[0]) == ["0.250", "0.200", "0.160"]
+    assert not table.all("span", class_="value largest")
+    caption = table.one("caption").text
+    assert "The column undefended is that of the undefended cell, with its one point" in caption
+    assert "unless it is below the undefended" in caption
 
 
 def test_the_strongest_attack_is_said_to_be_chosen_with_the_truth(tmp_path: Path) -> None:

@@ -78,33 +78,35 @@ def _number(text: str) -> bool:
 
 def test_latex_has_the_layout_of_the_papers_second_table(tmp_path: Path) -> None:
     cells = [
-        run("none", 0, 0.9, {"x": 0.5, "y": 0.2}),
+        run("none", 0, 0.56, {"x": 0.5, "y": 0.0}),
         run("p1", 0, 0.5, {"x": 0.5, "y": 0.1}, "p"), run("p2", 0, 0.6, {"x": 0.8, "y": 0.3}, "p"),
         run("q1", 0, 0.5, {"x": 0.4, "y": 0.2}, "q"),
     ]  # fmt: skip
     lines = [line.strip() for line in latex(read(tmp_path, grid(*cells, title="A & B"))).splitlines()]
     # p under x: 0.1 * 0.2 + 0.5 * 0.5; q under x: 0.5 * 0.6; p under y: 0.1 * 0.7 + 0.5 * 0.9; q under y: 0.5 * 0.8
-    start = lines.index("& p & q \\\\")
+    # undefended: 0.56 * 0.5 and 0.56 * 1, which no defence reaches
+    start = lines.index("& undefended & p & q \\\\")
     assert lines[start : start + 6] == [
-        "& p & q \\\\",
+        "& undefended & p & q \\\\",
         "\\midrule",
-        "X & \\underline{0.2700} & \\underline{\\textbf{0.3000}} \\\\",
-        "Y & \\textbf{0.5200} & 0.4000 \\\\",
-        "Strongest on each cell & 0.2700 & \\textbf{0.3000} \\\\",
+        "X & \\underline{0.2800} & \\underline{0.2700} & \\underline{\\textbf{0.3000}} \\\\",
+        "Y & 0.5600 & 0.5200 & 0.4000 \\\\",
+        "Strongest on each cell & 0.2800 & 0.2700 & \\textbf{0.3000} \\\\",
         "\\bottomrule",
     ]
-    assert "\\begin{tabular}{lrr}" in lines
+    assert "\\begin{tabular}{lrrr}" in lines
+    assert "a defence below it loses more accuracy than it saves in TPR" in lines[3]
     assert lines[3].startswith("\\caption{A \\& B: hypervolume between")
     assert not [line for line in lines if "multicolumn" in line]
 
 
 def test_latex_has_a_block_per_setting_with_intervals_below(tmp_path: Path) -> None:
     text = latex(read(tmp_path, made_sweep.sweep(("alexnet", "resnet18"))))
-    assert text.count("\\multicolumn{4}{l}{\\itshape model=") == 2
-    assert text.count("& perturb & sparsify & augment + sample \\\\") == 2
-    assert text.count("\\scriptsize [") == 2 * (3 * 4 + 1)
+    assert text.count("\\multicolumn{5}{l}{\\itshape model=") == 2
+    assert text.count("& undefended & perturb & sparsify & augment + sample \\\\") == 2
+    assert text.count("\\scriptsize [") == 2 * (4 * 4 + 1)
     cells = {line.count("&") for line in text.splitlines() if line.endswith("\\\\") and "multicolumn" not in line}
-    assert cells == {3}
+    assert cells == {4}
 
 
 def test_more_families_than_fit_go_below(tmp_path: Path) -> None:
@@ -113,6 +115,9 @@ def test_more_families_than_fit_go_below(tmp_path: Path) -> None:
     assert "\\begin{tabular}{lrrrrrr}" in text
     assert "& d0 & d1 & d2 & d3 & d4 & d5 \\\\" in text
     assert "& d6 & d7 \\\\" in text
+    text = latex(read(tmp_path, grid(run("none", 0, 0.5, {"x": 0.5}), *cells)))
+    assert "\\begin{tabular}{lrrrrrrr}" in text
+    assert "& undefended & d6 & d7 \\\\" in text
 
 
 def test_hostile_names_of_a_sweep_end_no_group(tmp_path: Path) -> None:
@@ -138,4 +143,12 @@ def test_a_sweep_as_a_frame(tmp_path: Path) -> None:
     assert table["cost"].dtype == table["tpr@0.001"].dtype == "float64"
     best = table[table["strongest"]].set_index("cell")["tpr@0.001"]
     assert best.idxmin() == "defences=sparsify 0.99, model=alexnet"
+    assert SweepResult.read(tmp_path).failed == []
     assert len(SweepResult.read(tmp_path).runs()) == 3 * (6 * 3 + 2)
+
+
+def test_the_failed_runs_of_a_sweep(tmp_path: Path) -> None:
+    made_sweep.folder(tmp_path, made_sweep.troubled())
+    (failed,) = SweepResult.read(tmp_path).failed  # the missing run is none of them
+    assert (failed["name"], failed["seed"]) == ("defences=perturb 0.05, model=alexnet", 1)
+    assert failed["error"] == "training diverged in round 3 & stopped"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedsiege.errors import FedSiegeError
 from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.prepare import Shelf
 from fedsiege.experiment.run import run
 from fedsiege.experiment.sharing import share
 
@@ -31,12 +32,12 @@ class Ended:
     error: str | None
 
 
-def carry_out(work: Work, log: Path) -> Ended:
-    """Carry out a cell from where it stands; whatever it raises is how it ended."""
+def carry_out(work: Work, log: Path, shelf: Shelf) -> Ended:
+    """Carry out a cell from where it stands, with data from the shelf; whatever it raises is how it ended."""
     try:
         for donor in work.donors:
             share(donor, work.folder, work.experiment)
-        run(work.experiment.model_dump(mode="json"), work.folder, resume=True, progress=False)
+        run(work.experiment.model_dump(mode="json"), work.folder, resume=True, progress=False, load_data=shelf)
     except FedSiegeError as error:
         return Ended(work.place, str(error))
     except Exception as error:  # a user's own component may raise anything

@@ -249,10 +249,25 @@ def _fields_at(place: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
+class Unique(yaml.SafeLoader):
+    """YAML's safe subset in which a mapping has no key twice: the last would win, and the first be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; a YAML error at the place of a key that was there before."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path) -> tuple[str, dict[str, Any]]:
     """The name and the content of a YAML file that is a mapping; InputError with the line where it is not YAML."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Unique)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         line = f" in line {place.line + 1}" if place else ""
@@ -277,7 +292,7 @@ def _parsed(text: str) -> Change:
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")
     try:
-        return Change(f"--set {path.strip()}", path.strip().split("."), _named(yaml.safe_load(value)))
+        return Change(f"--set {path.strip()}", path.strip().split("."), _named(yaml.load(value, Unique)))
     except yaml.YAMLError:
         raise InputError(f"--set {text}: {value!r} is not a YAML value") from None
 

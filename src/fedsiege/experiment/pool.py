@@ -17,6 +17,7 @@ import torch
 from fedsiege.bench import THREADS
 from fedsiege.errors import FedSiegeError
 from fedsiege.experiment.cell import Ended, Work, carry_out
+from fedsiege.experiment.prepare import Shelf
 
 READY = "ready"
 LAST_BREATH = 5.0
@@ -171,9 +172,10 @@ def serve(pipe: Connection, threads: int, log: Path) -> None:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(threads)
     pipe.send(READY)
+    shelf = Shelf()
     with contextlib.suppress(EOFError):
         while True:
-            pipe.send(carry_out(pipe.recv(), log))
+            pipe.send(carry_out(pipe.recv(), log, shelf))
 
 
 def _follow_parent() -> None:

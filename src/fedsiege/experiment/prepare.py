@@ -1,5 +1,6 @@
 """From a config to everything a run needs, checked before the first round."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -114,23 +115,49 @@ def check(experiment: Experiment) -> None:
     check_attendance(e, attacks, resolve_targets(e.targets, e.clients))
 
 
-def prepare(experiment: Experiment) -> Prepared:
-    """Build and check every part of a run; InputError names the first that does not fit."""
-    e = experiment
-    aggregator = aggregator_of(e)
-    _refuse_unbuilt(e)
-    attacks = plan_attacks(e)
-    defences = defences_of(e)
-    source = source_of(e)
-    divide = build("partition", e.partition, "partition")
-    targets = resolve_targets(e.targets, e.clients)
-    check_attendance(e, attacks, targets)
-    device = device_of(e.device)
-    data = deduplicate(source.load())
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Data without duplicates, and its fingerprint."""
+
+    data: Dataset
+    fingerprint: str
+
+
+def loaded(experiment: Experiment) -> Loaded:
+    """The data of a run, read now."""
+    data = deduplicate(source_of(experiment).load())
     if not len(data.heldout):
         raise InputError(
             "data: every held-out example is also in the training data; expected data that nobody owns"
         )
+    return Loaded(data, fingerprint(data))
+
+
+class Shelf:
+    """Data for several runs, one after the other: what was read last stays, as long as they ask for the same."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, Loaded] | None = None
+
+    def __call__(self, experiment: Experiment) -> Loaded:
+        """The data of a run."""
+        asked = json.dumps(experiment.model_dump(mode="json")["data"], sort_keys=True)
+        if self._held is None or self._held[0] != asked:
+            self._held = None  # not two data sets at once
+            self._held = asked, loaded(experiment)
+        return self._held[1]
+
+
+def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loaded) -> Prepared:
+    """Build and check every part of a run, with the data that `load` gives; InputError names what does not fit."""
+    e = experiment
+    check(e)
+    aggregator, attacks, defences = aggregator_of(e), plan_attacks(e), defences_of(e)
+    divide = build("partition", e.partition, "partition")
+    targets = resolve_targets(e.targets, e.clients)
+    device = device_of(e.device)
+    found = load(e)
+    data = found.data
     e.training.check(data.train.x, device)
     shards = partition(data, divide, e.clients, e.seed, e.examples_per_client)
     candidates = draw(data, shards, targets, e.candidates, e.seed)
@@ -146,7 +173,7 @@ def prepare(experiment: Experiment) -> Prepared:
     prepared = Prepared(
         experiment=e,
         data=data,
-        fingerprint=fingerprint(data),
+        fingerprint=found.fingerprint,
         shards=shards,
         targets=targets,
         candidates=candidates,

@@ -16,6 +16,7 @@ from fedsiege.errors import FedSiegeError
 from fedsiege.experiment.cell import Ended, Work, carry_out
 from fedsiege.experiment.folder import LOCK
 from fedsiege.experiment.pool import TRIES, Event, Started
+from fedsiege.experiment.prepare import Shelf
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Ray tells nobody that it is used; and it leaves a task's view of the GPUs alone, as it will by default."""
@@ -106,9 +107,10 @@ def carry_out_all(works: tuple[Work, ...], site: Site) -> Iterator[Event]:
         os.chdir(site.working)
         sys.path += [path for path in site.modules if path not in sys.path]
         torch.set_num_threads(works[0].experiment.threads or 1)
+    shelf = Shelf()
     for work in works:
         yield Started(work.place)
-        yield carry_out(work, site.log) if fault is None else Ended(work.place, fault)
+        yield carry_out(work, site.log, shelf) if fault is None else Ended(work.place, fault)
 
 
 def _submitted(task: Any, works: Sequence[Work], site: Site, gpus: bool) -> Any:

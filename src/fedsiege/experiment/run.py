@@ -1,7 +1,7 @@
 """One run, stage by stage: prepare, train and record, score, judge, report. Each stage leaves files."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from fedsiege import report
+from fedsiege.errors import InputError
 from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment, load
-from fedsiege.experiment.prepare import prepare
+from fedsiege.experiment.prepare import Loaded, loaded, prepare
 from fedsiege.experiment.progress import Bars
 from fedsiege.experiment.provenance import peak_memory, provenance
 from fedsiege.experiment.results import assemble, curves
@@ -19,6 +20,7 @@ from fedsiege.experiment.scores import score_all, write_candidates, write_scores
 from fedsiege.experiment.train import train_and_record
 from fedsiege.files import write_json
 from fedsiege.report.result import Result
+from fedsiege.shipped import find
 from fedsiege.trace import Trace
 
 
@@ -29,6 +31,7 @@ def run(
     overrides: Sequence[str] = (),
     resume: bool = False,
     progress: bool = True,
+    load_data: Callable[[Experiment], Loaded] = loaded,
 ) -> Result:
     """Train the federation that a config describes, record the evidence, attack it, and write the report.
 
@@ -38,14 +41,16 @@ def run(
         overrides: changes like `training.lr=0.05`.
         resume: go on in a folder that already holds this run; a finished one is left as it is.
         progress: show bars.
+        load_data: what gives the data; a sweep's worker keeps what it has read.
 
     """
     experiment = load(config, overrides)
+    where = "" if isinstance(config, Mapping) else f"{find(config)}{' (or --set)' if overrides else ''}: "
     place = Path(out or experiment.out or Path("runs") / (experiment.name or "run"))
     with run_folder.opened(place, experiment, resume), torch_threads(experiment.threads), Bars(progress) as bars:
         if not run_folder.finished(place):
             if not (place / run_folder.RESULT).is_file():
-                carry_out(experiment, place, bars)
+                carry_out(experiment, place, bars, load_data, where)
             report.write(place)
     return Result.read(place)
 
@@ -62,11 +67,16 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def carry_out(experiment: Experiment, place: Path, bars: Bars) -> None:
-    """All stages but the report."""
+def carry_out(
+    experiment: Experiment, place: Path, bars: Bars, load_data: Callable[[Experiment], Loaded], where: str
+) -> None:
+    """All stages but the report; what cannot run is refused with `where` before it, the file it was asked in."""
     began = time.monotonic()
     with bars.waiting("data"):
-        prepared = prepare(experiment)
+        try:
+            prepared = prepare(experiment, load_data)
+        except InputError as error:
+            raise type(error)(f"{where}{error}") from None
         made_with = provenance(experiment, prepared.task.device)
         run_folder.begin(place, experiment)
         write_candidates(place / run_folder.CANDIDATES, prepared)

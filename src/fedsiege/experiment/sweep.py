@@ -2,8 +2,8 @@
 
 import importlib.util
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.board import Board, clock
 from fedsiege.experiment.cell import LOG, Ended, Work
 from fedsiege.experiment.collect import SWEEP, Outcome
+from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.grid import Cell, Grid
 from fedsiege.experiment.pool import Event, LocalPool, Started, cores
-from fedsiege.experiment.prepare import check
+from fedsiege.experiment.prepare import Shelf, check, prepare
 from fedsiege.experiment.sharing import Bundle, bundles
 from fedsiege.files import write_bytes
 from fedsiege.report import grid as report
@@ -69,16 +70,33 @@ def sweep(
     made, where = Grid.load(grid)
     cells = made.cells_of(where)
     for cell in cells:
-        try:
-            check(cell.experiment)
-        except InputError as error:
-            raise type(error)(f"{where}: cell {cell.name!r}: {error}") from None
+        _on_its_own(where, cell, check)
     place = Path(out or Path("runs") / ("grid" if isinstance(grid, Mapping) else Path(where).stem))
     pool = _pool(engine, jobs, place)
+    console = Console(stderr=True) if progress else None
+    _check(place, made, resume)
+    with console.status("checking every cell") if console else nullcontext():
+        _try_all(where, [cell for cell in cells if not run_folder.finished(place / cell.folder)])
     with opened(place, made, resume):
-        _carry_out(place, made, cells, pool, Console(stderr=True) if progress else None)
+        _carry_out(place, made, cells, pool, console)
         report.write(place)
     return SweepResult.read(place)
+
+
+def _try_all(where: str, cells: list[Cell]) -> None:
+    """Prepare a run of every cell, its data included, so that what cannot run is refused before the first one."""
+    shelf, tried = Shelf(), set[str]()
+    for cell in cells:
+        if cell.name not in tried:
+            tried.add(cell.name)
+            _on_its_own(where, cell, lambda experiment: prepare(experiment, shelf))
+
+
+def _on_its_own(where: str, cell: Cell, check: Callable[[Experiment], object]) -> None:
+    try:
+        check(cell.experiment)
+    except InputError as error:
+        raise type(error)(f"{where}: cell {cell.name!r}: {error}") from None
 
 
 def _pool(engine: str, jobs: int | None, place: Path) -> Pool:

@@ -13,6 +13,8 @@ from fedsiege.errors import InputError
 from fedsiege.metrics.intervals import check_level, mean_estimate
 from fedsiege.records import Estimate
 
+ROUNDING = 1e-12  # differences of equal figures are hardly ever exactly equal
+
 
 def pareto(points: ArrayLike) -> NDArray[np.int64]:
     """Which points [n, 2] no other point beats: their indices, by rising first coordinate.
@@ -46,18 +48,42 @@ def hypervolume(points: ArrayLike, reference: tuple[float, float] = (1.0, 1.0)) 
     return float(np.sum(widths * (top - y)))
 
 
-def over_seeds(values: Sequence[float], level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
+def over_seeds(
+    values: Sequence[float],
+    level: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    runs: Sequence[tuple[float, float]] = (),
+) -> Estimate:
     """The mean of one figure over seeds [n], with Student's interval clipped to `bounds`.
 
-    One seed says nothing about another: its interval is NaN. No seed: all NaN. Raises InputError for a level
-    outside (0, 1).
+    Seeds can agree by chance, so `runs`, each run's own (low, high) [n] at the same level, NaN where it has none,
+    widens the interval: it reaches as far from the mean as the runs' limits do on average, over sqrt(n).
+
+    One seed says nothing about another: its interval is NaN. So is that of seeds that agree without runs that say
+    how far they can be trusted. No seed: all NaN. Raises InputError for a level outside (0, 1), and for another
+    number of runs than of values.
     """
     check_level(level)
+    if runs and len(runs) != len(values):
+        raise InputError(f"runs: got {len(runs)} intervals; expected one for each of {len(values)} values")
     found = mean_estimate(values, level)
     if found.n < 2:
         return Estimate(found.value, math.nan, math.nan, found.n)
-    low, high = bounds
-    return Estimate(found.value, max(low, found.low), min(high, found.high), found.n)
+    down, up = _reach(values, runs)
+    low, high = min(found.low, found.value - down), max(found.high, found.value + up)
+    if high - low < ROUNDING:
+        return Estimate(found.value, math.nan, math.nan, found.n)
+    return Estimate(found.value, max(bounds[0], low), min(bounds[1], high), found.n)
+
+
+def _reach(values: Sequence[float], runs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """How far below and above the mean of the values the runs' own intervals reach."""
+    known = [(value - low, high - value) for value, (low, high) in zip(values, runs, strict=False)]
+    known = [sides for sides in known if all(map(math.isfinite, sides))]
+    if not known:
+        return 0.0, 0.0
+    down, up = np.mean(known, axis=0) / math.sqrt(len(values))
+    return float(down), float(up)
 
 
 def _points(points: ArrayLike) -> NDArray[np.float64]:

@@ -106,8 +106,17 @@ def finding(run: Finished) -> Finding:
     return _leak(run, best) if _above_guessing(best, run.headline_fpr) else _no_leak(run, best, rows)
 
 
+def defended(run: Finished) -> str:
+    """Which defences the clients used, in a sentence; nothing where there were none."""
+    used = [one.label for one in run.report.components if one.kind == "client_defence"]
+    if not used:
+        return ""
+    every = all(set(used) <= set(client.defences) for client in run.report.task.clients)
+    return f"{'The clients' if every else 'Some clients'} defended themselves with {listed(used)}."
+
+
 def done(run: Finished) -> list[str]:
-    """What was done, in three sentences: the federation, the candidates, the attacks."""
+    """What was done, in a few sentences: the federation, its defences, the candidates, the attacks."""
     report = run.report
     task = report.task
     rounds = task.history[-1].round if task.history else 0
@@ -125,6 +134,8 @@ def done(run: Finished) -> list[str]:
         if task.train_accuracy is not None:
             learnt += f", and {percent(task.train_accuracy)} of those it was trained on"
         sentences.append(learnt + ".")
+    if defended(run):
+        sentences.insert(1, defended(run))
     rows = run.rows()
     if rows:
         sentences.append(_question(run, rows))

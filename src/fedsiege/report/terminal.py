@@ -10,6 +10,7 @@ from fedsiege.report.findings import (
     basis,
     cautions,
     compared,
+    defended,
     finding,
     guarantees,
     idle,
@@ -30,6 +31,7 @@ def summary(run: Finished, width: int = 80) -> RenderableType:
     colour = {True: "bold red", False: "bold green", None: "bold"}[found.leaks]
     parts: list[RenderableType] = [
         Text(run.report.experiment.title, style="bold"),
+        *([Text(defended(run), style="dim")] if defended(run) else []),
         Text(found.statement, style=colour),
         *(Text(line, style="dim") for line in found.support),
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from fedsiege.metrics.intervals import clopper_pearson
-from fedsiege.report.grid.finished import FPR, Figure, Point, joined, spread
+from fedsiege.report.grid.finished import FPR, Figure, Point, interval, joined, spread
 from fedsiege.report.grid.schema import Attacked
 from fedsiege.report.schema import Measured
 
@@ -92,7 +92,7 @@ def compare(baseline: Point, point: Point) -> Comparison | None:
         after=after,
         shared=shared,
         judged=judged,
-        fall=spread([b - a for b, a in zip(before.tprs, after.tprs, strict=True)], (-1.0, 1.0)),
+        fall=_fall(baseline.figures[before.attack], point.figures[after.attack], seeds),
         cost=spread([point.errors[seed] - baseline.errors[seed] for seed in seeds], (-1.0, 1.0)),
         absent=first.attack if _mean(first) > _mean(before) else None,
     )
@@ -233,6 +233,21 @@ def _side(figure: Figure, seeds: Sequence[int]) -> Side:
         tprs=tuple(figure.by_seed[seed] for seed in seeds),
         warnings=tuple(dict.fromkeys(rate.warning for rate in rates if rate.warning)),
     )
+
+
+def _fall(before: Figure, after: Figure, seeds: Sequence[int]) -> Measured:
+    """By how much the TPR falls, paired by seed, over seeds."""
+    pairs = [(before.runs[seed].tpr_at_fpr[FPR], after.runs[seed].tpr_at_fpr[FPR]) for seed in seeds]
+    falls = [before.by_seed[seed] - after.by_seed[seed] for seed in seeds]
+    return spread(falls, (-1.0, 1.0), [_difference(*pair) for pair in pairs])
+
+
+def _difference(one: Measured, other: Measured) -> tuple[float, float]:
+    """The interval of the first minus the second, of two runs (MOVER, Donner and Zou 2012); NaN without one's."""
+    first, second = one.value or 0.0, other.value or 0.0
+    (low, high), (least, most) = interval(one), interval(other)
+    value = first - second
+    return value - math.hypot(first - low, most - second), value + math.hypot(high - first, second - least)
 
 
 def _mean(side: Side) -> float:

@@ -16,7 +16,7 @@ from fedsiege.errors import InputError
 from fedsiege.files import write_bytes
 from fedsiege.report.figures import FORMATS, LOOK, Chart, encoded
 from fedsiege.report.grid.charts import range_of
-from fedsiege.report.grid.findings import RATE, STRONGEST, setting_name
+from fedsiege.report.grid.findings import RATE, STRONGEST, UNDEFENDED, setting_name
 from fedsiege.report.grid.finished import MEASURES, FinishedSweep, Measure
 from fedsiege.report.schema import Measured
 from fedsiege.report.style import style
@@ -28,7 +28,6 @@ LEGEND_LINE, TITLE_LINE = 0.17, 0.2  # inches
 LEGEND_ACROSS = 4
 LONGEST = 40  # letters of a name
 INK, GREY = "#1a1e26", "#9aa1ab"
-UNDEFENDED = "undefended"
 NOTHING = "nothing was measured"
 BEYOND = 2.0  # further than any axis reaches
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from fedsiege.report.findings import bound, spent
 from fedsiege.report.grid.comparison import Comparison, Side, beats_guessing, compare, demonstrable
-from fedsiege.report.grid.finished import FPR, Figure, FinishedSweep, Point
+from fedsiege.report.grid.finished import FPR, Figure, FinishedSweep, Point, called
+from fedsiege.report.grid.schema import Cell
 from fedsiege.report.schema import Measured
 from fedsiege.report.words import (
     SPACE,
@@ -25,9 +26,14 @@ ROUNDING = 1e-9  # accuracies are counts over examples: 0.43 - 0.41 is within a 
 BASE = "the base’s own values"
 EVERY = "all cells"
 STRONGEST = "Strongest on each cell"
+UNDEFENDED = "undefended"
 EQUALLY_MANY = (
-    "More strengths of a defence never lower its hypervolume, and the undefended cell is in none: compare defences "
-    "of which equally many cells were measured."
+    "More strengths of a defence never lower its hypervolume, and the undefended point is in none of them: compare "
+    "defences of which equally many cells were measured."
+)
+BELOW_UNDEFENDED = (
+    f"The column {UNDEFENDED} is that of the undefended cell, with its one point: a defence below it loses more "
+    "accuracy than it saves in TPR, and is never in bold."
 )
 
 
@@ -93,12 +99,13 @@ def _counted(
     if helped == len(judged):
         where = "every setting" if helped == settings else "every setting that can be judged"
     within = f"within an accuracy budget of {points(sweep.report.budget)}"
-    statement = (
-        f"In {where} a defence demonstrably brings the strongest attack down {within}."
-        if helped
-        else f"In none of {len(judged)} settings does a defence demonstrably bring the strongest attack down "
-        f"{within}."
-    )
+    brought = f"the strongest attack down {within}."
+    if helped:
+        statement = f"In {where} a defence demonstrably brings {brought}"
+    elif len(judged) == 1:
+        statement = f"In the only setting that can be judged no defence demonstrably brings {brought}"
+    else:
+        statement = f"In none of {len(judged)} settings does a defence demonstrably bring {brought}"
     lower = count(open_ones, "setting")
     luck = [f"In {lower} one was measured lower, which may be luck."] if open_ones else []
     return statement, (*luck, _hindsight(cells)), True if helped else None if open_ones else False
@@ -147,7 +154,9 @@ def _verdict(sweep: FinishedSweep, setting: str, found: Sequence[Comparison], ce
     falling = [one for one in affordable if _falls(one)]
     if not falling:
         statement = f"No defence within an accuracy budget of {budget} brings the strongest attack down."
-        return Verdict(setting, statement, (_measured("The best of them is", sweep, lowest),), False)
+        both = ", or the strongest that was run on both," if any(one.absent for one in affordable) else ""
+        lead = f"Every defence within the budget left it{both} as high or higher; the lowest measured is"
+        return Verdict(setting, statement, (_measured(lead, sweep, lowest),), False)
     shown = [one for one in falling if demonstrable(one, cells)]
     best = min(shown or falling, key=_rank)
     why = _support(sweep, best, cells, bool(shown))
@@ -194,11 +203,14 @@ def done(sweep: FinishedSweep) -> str:
 def warnings(sweep: FinishedSweep) -> list[str]:
     """What must be known before any figure is read, each once."""
     found = []
-    failed = [cell for cell in sweep.report.cells if cell.status == "failed"]
     missing = [cell for cell in sweep.report.cells if cell.status == "missing"]
-    if failed:
-        whose = "its cell" if len(failed) == 1 else "their cells"
+    if failed := _failed(sweep, others=True):
+        whose = _whose_cells(failed)
         found.append(f"{count(len(failed), 'run')} failed: what is said of {whose} rests on the other seeds.")
+    if failed := _failed(sweep, others=False):
+        whose = _whose_cells(failed)
+        it = "them" if whose == "their cells" else "it"
+        found.append(f"{count(len(failed), 'run')} failed: no run of {whose} finished, so nothing is said of {it}.")
     if missing:
         have = "has" if len(missing) == 1 else "have"
         found.append(f"{count(len(missing), 'run')} {have} not been made yet.")
@@ -210,12 +222,29 @@ def warnings(sweep: FinishedSweep) -> list[str]:
         found.append(
             "No attack here is told of the defence. An adversary who knows it may find more than these figures say."
         )
-    if partial := [point.name for point in sweep.points if point.partial]:
+    if partial := [point.called for point in sweep.points if point.partial]:
         found.append(
             f"Only some clients are defended in {listed(partial)}: the figures pool all audited clients, so they "
             "say little of those that use the defence."
         )
     return found
+
+
+def _failed(sweep: FinishedSweep, *, others: bool) -> list[Cell]:
+    """The failed runs of the cells of which another seed finished, or of those of which none did."""
+    return [
+        cell
+        for point in sweep.points
+        if bool(point.done) is others
+        for cell in point.cells
+        if cell.status == "failed"
+    ]
+
+
+def _whose_cells(runs: Sequence[Cell]) -> str:
+    if len(runs) == 1:
+        return "its cell"
+    return "their cell" if len({cell.name for cell in runs}) == 1 else "their cells"
 
 
 def idle(sweep: FinishedSweep) -> list[tuple[str, list[str]]]:
@@ -224,7 +253,7 @@ def idle(sweep: FinishedSweep) -> list[tuple[str, list[str]]]:
     for point in sweep.points:
         for label, seeds in point.idle.items():
             some = f" ({_seeds(seeds)})" if len(seeds) < len(point.done) else ""
-            found.setdefault(label, []).append(point.name + some)
+            found.setdefault(label, []).append(point.called + some)
     return list(found.items())
 
 
@@ -252,8 +281,9 @@ def basis(sweep: FinishedSweep) -> str:
             "none, and nothing here says how another training run would come out."
         )
     return (
-        f"Means over seeds with Student’s 95{SPACE}% interval; a cell with one finished seed has its run’s own "
-        "interval for TPR and AUC, and none for accuracy."
+        f"Means over seeds with Student’s 95{SPACE}% interval. Those of TPR and AUC are no narrower than the runs’ "
+        "own intervals imply for their mean; accuracies that are the same with every seed have none. A cell with "
+        "one finished seed has its run’s own interval for TPR and AUC, and none for accuracy."
     )
 
 
@@ -267,7 +297,7 @@ def unfinished(sweep: FinishedSweep) -> list[tuple[str, int, str, str]]:
     """Cell, seed, state and reason of every run that failed or was not made."""
     reasons = {"failed": "no reason was recorded", "missing": "not made yet; go on with --resume"}
     return [
-        (cell.name, cell.seed, cell.status, cell.error or reasons[cell.status])
+        (called(cell), cell.seed, cell.status, cell.error or reasons[cell.status])
         for cell in sweep.report.cells
         if cell.status != "done"
     ]
@@ -318,11 +348,13 @@ def _support(sweep: FinishedSweep, best: Comparison, cells: int, shown: bool) ->
     """What the best defence's figures rest on."""
     fall, cost = best.fall, best.cost
     said = []
-    if points_span(fall) and points_span(cost):
+    if len(best.seeds) > 1:
         over = "" if (cost.high or 0.0) <= sweep.report.budget + ROUNDING else ", so the budget may be broken"
+        falls = f" (95{SPACE}% interval {points_span(fall)})" if points_span(fall) else ""
+        costs = f" ({points_span(cost)}{over})" if points_span(cost) else ", the same with every seed"
         said.append(
-            f"Over {count(cost.n or 0, 'seed')} the TPR falls by {points(fall.value)} (95{SPACE}% interval "
-            f"{points_span(fall)}) at a cost of {points(cost.value)} ({points_span(cost)}{over})."
+            f"Over {count(len(best.seeds), 'seed')} the TPR falls by {points(fall.value)}{falls} at a cost of "
+            f"{points(cost.value)}{costs}."
         )
     else:
         said.append("One seed: how another training run would come out is not known.")

@@ -5,6 +5,7 @@ and what else a cell outside the product changes. A *family* is a cell's defence
 their strength; cells without any are the family `none`.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ FPR = "0.001"
 """The false-positive rate of the frontier, as sweep.json writes it."""
 
 NONE = "none"
+EMPTY = ("[]", "null")  # how a grid names a value without a component
 DEFENCE_AXES = ("defences", "coalition", "server_defences")
 SOME_CLIENTS = re.compile(r"[(, ]clients=")
 UNKNOWN = Measured(value=None, low=None, high=None, n=0)
@@ -73,6 +75,11 @@ class Point:
         return self.family != NONE
 
     @property
+    def called(self) -> str:
+        """Its name as the report says it."""
+        return called(self.cells[0])
+
+    @property
     def labels(self) -> list[str]:
         """Its defences, written out."""
         return self.cells[0].labels
@@ -94,7 +101,7 @@ class Point:
 
     @cached_property
     def error(self) -> Measured:
-        """The test error over seeds; a single seed has no interval."""
+        """The test error over seeds; a single seed has no interval, nor have seeds that all agree."""
         return spread(list(self.errors.values()))
 
     @cached_property
@@ -220,6 +227,10 @@ class FinishedSweep:
         """The defended families of a setting."""
         return list(dict.fromkeys(point.family for point in self.by_setting[setting] if point.defended))
 
+    def columns(self, setting: str) -> list[str]:
+        """The families that hypervolumes are compared over: `none` first, where it was measured."""
+        return [*([NONE] if self.baseline(setting) else []), *self.families(setting)]
+
     def strengths(self, setting: str, family: str) -> int:
         """How many measured cells a family has in a setting."""
         return sum(point.family == family and bool(point.figures) for point in self.by_setting[setting])
@@ -250,15 +261,15 @@ class FinishedSweep:
     def hypervolume(self, setting: str, family: str, attack: str | None) -> Measured:
         """The area between a family's points (test error, TPR) and (1, 1), over seeds.
 
-        `attack` None takes the strongest attack on each cell.
+        `attack` None takes the strongest attack on each cell. The family `none` is the setting's baseline alone.
 
         Every seed stands by itself, and counts where every cell of the family that was measured in any seed was
         measured in it. All null if there is no such seed.
         """
         pairs = [
             {seed: (point.errors[seed], tpr) for seed, tpr in figure.by_seed.items() if seed in point.errors}
-            for point in self.by_setting[setting]
-            if point.family == family and (figure := point.figure(attack)) is not None
+            for point in self._members(setting, family)
+            if (figure := point.figure(attack)) is not None
         ]
         measured = [one for one in pairs if one]
         if not measured:
@@ -282,18 +293,28 @@ class FinishedSweep:
         places = [(point.error.value, figure.measured(measure).value) for point, figure in drawn]
         return {drawn[i][0].name for i in pareto(np.array(places, dtype=np.float64))}
 
+    def _members(self, setting: str, family: str) -> list[Point]:
+        if family != NONE:
+            return [point for point in self.by_setting[setting] if point.family == family]
+        baseline = self.baseline(setting)
+        return [] if baseline is None else [baseline]
+
     @cached_property
     def _attacked(self) -> list[Attacked]:
         return [one for cell in self.report.cells for one in cell.attacks]
 
 
-def spread(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Measured:
-    """The mean over seeds with Student's interval; null where there is none."""
+def spread(
+    values: Sequence[float],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    runs: Sequence[tuple[float, float]] = (),
+) -> Measured:
+    """The mean over seeds with its interval, no narrower than the runs' own imply; null where there is none."""
     if not values:
         return UNKNOWN
-    found = over_seeds(values, bounds=bounds)
-    if found.n == 1:
-        return Measured(value=found.value, low=None, high=None, n=1)
+    found = over_seeds(values, bounds=bounds, runs=runs)
+    if math.isnan(found.low):
+        return Measured(value=found.value, low=None, high=None, n=found.n)
     return Measured(value=found.value, low=found.low, high=found.high, n=found.n)
 
 
@@ -302,12 +323,27 @@ def about_defences(axis: str) -> bool:
     return axis.split(".", maxsplit=1)[0] in DEFENCE_AXES
 
 
+def called(cell: Cell) -> str:
+    """A cell's name, in which an axis over defences without any says `none`."""
+    if cell.name != _joined_axes(cell.axes):
+        return cell.name
+    return _joined_axes({axis: _value(axis, value) for axis, value in cell.axes.items()})
+
+
+def _joined_axes(axes: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={value}" for axis, value in axes.items())
+
+
+def _value(axis: str, value: str) -> str:
+    return NONE if about_defences(axis) and value in EMPTY else value
+
+
 def _short(cell: Cell) -> str:
     """A cell's name without its setting."""
-    own = {axis: value for axis, value in cell.axes.items() if about_defences(axis)}
+    own = {axis: _value(axis, value) for axis, value in cell.axes.items() if about_defences(axis)}
     if not own:
         return cell.name
-    return next(iter(own.values())) if len(own) == 1 else ", ".join(f"{a}={v}" for a, v in own.items())
+    return next(iter(own.values())) if len(own) == 1 else _joined_axes(own)
 
 
 def _figure(label: str, cells: Sequence[Cell]) -> Figure:
@@ -329,4 +365,12 @@ def joined(figures: Iterable[Measured]) -> Measured:
     known = [one for one in figures if one.value is not None]
     if len(known) == 1:
         return Measured(value=known[0].value, low=known[0].low, high=known[0].high, n=1)
-    return spread([one.value for one in known if one.value is not None])
+    return spread([one.value for one in known if one.value is not None], runs=[interval(one) for one in known])
+
+
+def interval(figure: Measured) -> tuple[float, float]:
+    """A figure's interval; NaN where it has none."""
+    return (
+        math.nan if figure.low is None else figure.low,
+        math.nan if figure.high is None else figure.high,
+    )

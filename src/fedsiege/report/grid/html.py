@@ -15,7 +15,7 @@ from fedsiege.report.charts import embedded
 from fedsiege.report.grid import findings
 from fedsiege.report.grid.charts import chart_data
 from fedsiege.report.grid.finished import FPR, MEASURES, FinishedSweep
-from fedsiege.report.grid.tables import extremes
+from fedsiege.report.grid.tables import extremes, heading
 from fedsiege.report.words import fpr_name
 
 RATE = findings.RATE
@@ -33,12 +33,13 @@ GLOSSARY = {
     "Pareto front": "The cells that no other beats: each other one has a larger test error or leaks more.",
     "Hypervolume": "The area between the points (test error, TPR) of one defence at all its strengths and the "
     "corner (1, 1), where nothing is learnt and everything leaks. It is at most the best accuracy. "
-    + findings.EQUALLY_MANY,
+    + f"{findings.BELOW_UNDEFENDED} {findings.EQUALLY_MANY}",
     "Strongest attack": "The attack with the highest mean TPR on a cell. To know which it is takes the truth about "
     "the members, which an adversary does not have; of the attacks that were run, none found more.",
     "Adapted": "The attack is told which defence is in place, and reads the updates accordingly.",
-    "Interval": "Student’s 95 % interval of the mean over seeds: other training runs of the same federation. A "
-    "cell with one seed has its run’s own interval: other candidates, not another training run.",
+    "Interval": "Student’s 95 % interval of the mean over seeds: other training runs of the same federation. "
+    "Few seeds can agree by chance, so it is never narrower than what the runs’ own intervals of TPR and AUC imply "
+    "for their mean. A cell with one seed has its run’s own interval: other candidates, not another training run.",
 }
 
 
@@ -84,7 +85,7 @@ def report_of(folder: str) -> str:
 @cache
 def _templates() -> Environment:
     environment = pages.environment(findings)
-    environment.globals.update(report_of=report_of)
+    environment.globals.update(report_of=report_of, column_heading=heading)
     return environment
 
 

@@ -1,5 +1,7 @@
 """A finished sweep for scripts and notebooks."""
 
+from typing import Any
+
 import pandas as pd
 from rich.console import Console
 
@@ -15,6 +17,11 @@ class SweepResult(FinishedSweep):
 
     `folder` is the sweep's folder and `data` its sweep.json as written.
     """
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The entries of sweep.json whose run failed: `name`, `seed`, `error` and the rest; empty if none did."""
+        return [cell for cell in self.data["cells"] if cell["status"] == "failed"]
 
     def table(self) -> pd.DataFrame:
         """One row per cell and attack: test error, cost, TPR at 0.1 % FPR and AUC over seeds, with intervals."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from fedsiege.files import write_bytes
-from fedsiege.report.grid.findings import EQUALLY_MANY, STRONGEST, setting_name
+from fedsiege.report.grid.findings import BELOW_UNDEFENDED, EQUALLY_MANY, STRONGEST, UNDEFENDED, setting_name
 from fedsiege.report.grid.finished import FPR, UNKNOWN, FinishedSweep, Point
+from fedsiege.report.grid.finished import NONE as BASELINE
 from fedsiege.report.grid.schema import Attacked, Cell
 from fedsiege.report.schema import Measured
 from fedsiege.report.tables import escape
@@ -77,8 +78,9 @@ def write_tables(sweep: FinishedSweep) -> list[Path]:
 def latex(sweep: FinishedSweep) -> str:
     """The hypervolumes, ready for \\input: in bold the best defence, underlined the worst attack."""
     blocks = [
-        (setting, families[i : i + COLUMNS])
+        (setting, [*undefended, *families[i : i + COLUMNS]])
         for setting in sweep.settings
+        for undefended in [[BASELINE] if sweep.baseline(setting) else []]
         if (families := sweep.families(setting)) and sweep.attacks(setting)
         for i in range(0, len(families), COLUMNS)
     ]
@@ -98,24 +100,31 @@ def latex(sweep: FinishedSweep) -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
+def heading(family: str) -> str:
+    """A family over its column of hypervolumes."""
+    return UNDEFENDED if family == BASELINE else family
+
+
 def extremes(sweep: FinishedSweep, setting: str) -> tuple[set[Place], set[Place]]:
     """(attack, family) of the largest hypervolume of each attack, and of the smallest of each family.
 
     Attack None is the strongest on each cell: it has a largest, and as it is no attack of its own no smallest. A
-    figure that stands alone in its row or column is not marked there.
+    figure that stands alone in its row or column is not marked there. The undefended cell is never the largest,
+    and no defence is that is below it.
     """
     values = {
         (attack, family): value
         for attack in (*sweep.attacks(setting), None)
-        for family in sweep.families(setting)
+        for family in sweep.columns(setting)
         if (value := sweep.hypervolume(setting, family, attack).value) is not None
     }
     largest: set[Place] = set()
     smallest: set[Place] = set()
     for key, value in values.items():
-        row = [other for (attack, _), other in values.items() if attack == key[0]]
+        row = [other for (attack, family), other in values.items() if attack == key[0] and family != BASELINE]
+        undefended = values.get((key[0], BASELINE), 0.0)
         column = [other for (attack, family), other in values.items() if attack is not None and family == key[1]]
-        if len(row) > 1 and value == max(row):
+        if key[1] != BASELINE and len(row) > 1 and value == max(row) >= undefended:
             largest.add(key)
         if key[0] is not None and len(column) > 1 and value == min(column):
             smallest.add(key)
@@ -183,8 +192,8 @@ def _caption(sweep: FinishedSweep, any_block: bool) -> str:
         return f"{lead}no defence was measured."
     return (
         f"{lead}hypervolume between the points (test error, TPR at {escape(fpr_name(FPR))} FPR) of each defence "
-        "and (1,~1). Larger is a better defence, smaller a stronger attack; in bold each attack's largest, "
-        f"underlined each defence's smallest. {EQUALLY_MANY}"
+        "and (1,~1). Larger is a better defence, smaller a stronger attack; in bold the best defence against each "
+        f"attack, underlined each column's smallest. {BELOW_UNDEFENDED} {EQUALLY_MANY}"
     )
 
 
@@ -192,7 +201,7 @@ def _block(sweep: FinishedSweep, setting: str, families: Sequence[str], width: i
     largest, smallest = extremes(sweep, setting)
     title = escape(setting_name(sweep, setting))
     head = [f"    \\multicolumn{{{width + 1}}}{{l}}{{\\itshape {title}}} \\\\"] if len(sweep.settings) > 1 else []
-    lines = [*head, _line("", [escape(family) for family in families]), "    \\midrule"]
+    lines = [*head, _line("", [escape(heading(family)) for family in families]), "    \\midrule"]
     for attack in (*sweep.attacks(setting), None):
         name = STRONGEST if attack is None else sweep.names[attack]
         found = [sweep.hypervolume(setting, family, attack) for family in families]

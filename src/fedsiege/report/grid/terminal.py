@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsiege.report.grid.findings import (
+    BELOW_UNDEFENDED,
     EQUALLY_MANY,
     RATE,
     STRONGEST,
@@ -20,7 +21,7 @@ from fedsiege.report.grid.findings import (
     warnings,
 )
 from fedsiege.report.grid.finished import FinishedSweep
-from fedsiege.report.grid.tables import extremes
+from fedsiege.report.grid.tables import extremes, heading
 from fedsiege.report.schema import Measured
 from fedsiege.report.words import bare_points, digits, fixed, fixed_span, listed, percent, points_span, span
 
@@ -51,13 +52,13 @@ def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
 
 
 def hypervolumes(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
-    """Attacks by families of defences; each attack's best defence in bold."""
+    """Attacks by families of defences; each attack's best defence in bold, unless undefended is better."""
     largest, _ = extremes(sweep, setting)
     table = _table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
     table.add_column("Attack", overflow="fold")
-    families = sweep.families(setting)
+    families = sweep.columns(setting)
     for family in families:
-        table.add_column(Text(family), justify="right", overflow="fold")
+        table.add_column(Text(heading(family)), justify="right", overflow="fold")
     for attack in (*sweep.attacks(setting), None):
         cells = [
             _figure(fixed(one.value), fixed_span(one), "bold" if (attack, family) in largest else "", width >= WIDE)
@@ -116,8 +117,8 @@ def _figure(value: str, interval: str, style: str, wide: bool) -> Text:
 def _notes(sweep: FinishedSweep) -> list[Text]:
     notes = [Text(done(sweep)), Text(basis(sweep), style="dim")]
     if sweep.styles and sweep.names:
-        notes.append(Text(EQUALLY_MANY, style="dim"))
-    notes += [Text(f"{point.name}: {one}.") for point in sweep.points for one in epsilons(point)]
+        notes.append(Text(f"{BELOW_UNDEFENDED} {EQUALLY_MANY}", style="dim"))
+    notes += [Text(f"{point.called}: {one}.") for point in sweep.points for one in epsilons(point)]
     notes += [Text(f"{MARK} {one}", style="yellow") for one in strongest_cautions(sweep)]
     notes += [Text(f"! {one}", style="yellow") for one in warnings(sweep)]
     left = unfinished(sweep)
