@@ -9,7 +9,7 @@ import pytest
 
 from fedsiege.report.grid import SweepResult
 from fedsiege.report.grid.finished import FinishedSweep
-from fedsiege.report.grid.tables import FRONTIER, latex, write_tables
+from fedsiege.report.grid.tables import FRONTIER, extremes, latex, write_tables
 
 from . import made_sweep
 from .made_sweep import grid, run
@@ -98,6 +98,12 @@ def test_latex_has_the_layout_of_the_papers_second_table(tmp_path: Path) -> None
     assert "a defence below it loses more accuracy than it saves in TPR" in lines[3]
     assert lines[3].startswith("\\caption{A \\& B: hypervolume between")
     assert not [line for line in lines if "multicolumn" in line]
+
+
+def test_a_defence_as_good_as_none_is_the_best_and_none_is_not(tmp_path: Path) -> None:
+    cells = [run("none", 0, 0.5, {"x": 0.5}), run("p", 0, 0.5, {"x": 0.5}, "p"), run("q", 0, 0.4, {"x": 0.5}, "q")]
+    largest, _ = extremes(read(tmp_path, grid(*cells)), "")
+    assert largest == {("x", "p"), (None, "p")}
 
 
 def test_latex_has_a_block_per_setting_with_intervals_below(tmp_path: Path) -> None:
