@@ -17,10 +17,17 @@ WORKERS, REPEATS = 2, 2
 GRID: dict[str, Any] = {
     "base": "quickstart",
     "set": {"rounds": 12, "threads": 1, "device": "cpu"},
-    "axes": {"training.lr": [0.05, 0.1, 0.2], "model.hidden": [[256], [128]]},
+    "axes": {
+        "defences": {
+            "none": [],
+            "perturb 0.01": [{"name": "perturb", "sigma": 0.01}],
+            "sparsify 0.9": [{"name": "sparsify", "share": 0.9, "spare": 100}],
+        },
+        "training.lr": [0.05, 0.1],
+    },
     "seeds": [0, 1],
 }
-"""Twelve cells of some seconds, each with its own training."""
+"""Twelve cells of some seconds, each with its own training: three defences, two settings, two seeds."""
 
 
 @bench(

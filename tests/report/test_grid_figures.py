@@ -157,6 +157,20 @@ def test_the_terminal_has_hypervolumes_and_strongest_attacks(tmp_path: Path, wid
     assert "…" not in text
 
 
+def test_many_families_stand_below_each_other(tmp_path: Path) -> None:
+    cells = [made_sweep.run("none", 0, 0.5, {"x": 0.3, "y": 0.1})]
+    for k in range(1, 10):
+        cells.append(made_sweep.run(f"f{k}", 0, 0.5 - 0.01 * k, {"x": 0.3 - 0.02 * k, "y": 0.1}, f"f{k}"))
+    text = printed(tmp_path, made_sweep.grid(*cells), 100)
+    table = text.split("hypervolume", 1)[1].split("the strongest attack on each cell", 1)[0]
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    # Accuracy times what the attack misses, of the strongest attack and of each: (1 - 0.59) * (1 - 0.12).
+    assert rows["f9"] == ["0.361", "0.361", "0.369"]
+    assert rows["undefended"] == ["0.350", "0.350", "0.450"]
+    assert [name for name in rows if name.startswith("f")] == [f"f{k}" for k in range(1, 10)]
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_the_terminal_says_what_went_wrong(tmp_path: Path) -> None:
     text = printed(tmp_path, made_sweep.troubled(), 140)
     assert "! 1 run failed: what is said of its cell rests on the other seeds." in text

@@ -30,6 +30,9 @@ MARK = "†"
 FIRST = 8  # unfinished runs that are named; the page has all
 
 
+COLUMN = 12  # columns that a figure and its heading take
+
+
 def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
     """Headline, hypervolumes, strongest attack per defence and warnings, for a terminal this wide."""
     found = headline(sweep)
@@ -52,20 +55,36 @@ def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
 
 
 def hypervolumes(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
-    """Attacks by families of defences; each attack's best defence in bold, unless undefended is better."""
+    """Attacks by families of defences; each attack's best defence in bold, unless undefended is better.
+
+    More families than fit side by side stand below each other, beside the strongest attacks only.
+    """
     largest, _ = extremes(sweep, setting)
-    table = _table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
-    table.add_column("Attack", overflow="fold")
     families = sweep.columns(setting)
-    for family in families:
-        table.add_column(Text(heading(family)), justify="right", overflow="fold")
-    for attack in (*sweep.attacks(setting), None):
-        cells = [
-            _figure(fixed(one.value), fixed_span(one), "bold" if (attack, family) in largest else "", width >= WIDE)
-            for family in families
-            for one in [sweep.hypervolume(setting, family, attack)]
-        ]
-        table.add_row(Text(STRONGEST if attack is None else _name(sweep, attack)), *cells)
+    attacks = (*sweep.attacks(setting), None)
+    upright = len(families) * COLUMN <= width - COLUMN
+    table = _table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
+    table.add_column("Attack" if upright else "Defence", overflow="fold")
+
+    def figure(attack: str | None, family: str) -> Text:
+        one = sweep.hypervolume(setting, family, attack)
+        style = "bold" if (attack, family) in largest else ""
+        return _figure(fixed(one.value), fixed_span(one), style, width >= WIDE)
+
+    def name(attack: str | None) -> Text:
+        return Text(STRONGEST if attack is None else _name(sweep, attack))
+
+    if upright:
+        for family in families:
+            table.add_column(Text(heading(family)), justify="right", overflow="fold")
+        for attack in attacks:
+            table.add_row(name(attack), *(figure(attack, family) for family in families))
+    else:
+        shown = (None, *attacks[: max(1, width // (2 * COLUMN) - 2)])
+        for attack in shown:
+            table.add_column(name(attack), justify="right")
+        for family in families:
+            table.add_row(Text(heading(family)), *(figure(attack, family) for attack in shown))
     return table
 
 
