@@ -158,10 +158,11 @@ def test_the_terminal_has_hypervolumes_and_strongest_attacks(tmp_path: Path, wid
 
 
 def test_many_families_stand_below_each_other(tmp_path: Path) -> None:
-    cells = [made_sweep.run("none", 0, 0.5, {"x": 0.3, "y": 0.1})]
-    for k in range(1, 10):
-        cells.append(made_sweep.run(f"f{k}", 0, 0.5 - 0.01 * k, {"x": 0.3 - 0.02 * k, "y": 0.1}, f"f{k}"))
-    text = printed(tmp_path, made_sweep.grid(*cells), 100)
+    none = made_sweep.run("none", 0, 0.5, {"x": 0.3, "y": 0.1})
+    cells = [
+        made_sweep.run(f"f{k}", 0, 0.5 - 0.01 * k, {"x": 0.3 - 0.02 * k, "y": 0.1}, f"f{k}") for k in range(1, 10)
+    ]
+    text = printed(tmp_path, made_sweep.grid(none, *cells), 100)
     table = text.split("hypervolume", 1)[1].split("the strongest attack on each cell", 1)[0]
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
     # Accuracy times what the attack misses, of the strongest attack and of each: (1 - 0.59) * (1 - 0.12).
