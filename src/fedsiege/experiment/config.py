@@ -264,10 +264,19 @@ class Unique(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _plain(text: str) -> Any:
+    """The values that a YAML text holds."""
+    loader = Unique(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_mapping(path: Path) -> tuple[str, dict[str, Any]]:
     """The name and the content of a YAML file that is a mapping; InputError with the line where it is not YAML."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Unique)
+        raw = _plain(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         line = f" in line {place.line + 1}" if place else ""
@@ -292,7 +301,7 @@ def _parsed(text: str) -> Change:
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")
     try:
-        return Change(f"--set {path.strip()}", path.strip().split("."), _named(yaml.load(value, Unique)))
+        return Change(f"--set {path.strip()}", path.strip().split("."), _named(_plain(value)))
     except yaml.YAMLError:
         raise InputError(f"--set {text}: {value!r} is not a YAML value") from None
 
