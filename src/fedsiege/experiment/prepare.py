@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedsiege.aggregators.base import Aggregator, LinearAggregator
 from fedsiege.attacks.membership.base import MembershipAttack, check_declared, check_plan, resolve_vantage
 from fedsiege.data.candidates import Candidates, draw, resolve_targets
-from fedsiege.data.dataset import Dataset
+from fedsiege.data.dataset import Dataset, Partition
 from fedsiege.data.duplicates import deduplicate
 from fedsiege.data.fingerprint import fingerprint
 from fedsiege.data.partitioning import partition
@@ -102,17 +102,30 @@ class Prepared:
         )
 
 
-def check(experiment: Experiment) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts of a run that its config alone makes."""
+
+    aggregator: Aggregator
+    attacks: list[Planned]
+    defences: tuple[Posted, ...]
+    divide: Partition
+    targets: list[int]
+
+
+def check(experiment: Experiment) -> Plan:
     """All that a config alone tells about a run; InputError names the first part that does not fit."""
     e = experiment
-    aggregator_of(e)
+    aggregator = aggregator_of(e)
     _refuse_unbuilt(e)
     attacks = plan_attacks(e)
-    defences_of(e)
+    defences = defences_of(e)
     source_of(e)
-    build("partition", e.partition, "partition")
+    divide: Partition = build("partition", e.partition, "partition")
     maker(e.model)
-    check_attendance(e, attacks, resolve_targets(e.targets, e.clients))
+    targets = resolve_targets(e.targets, e.clients)
+    check_attendance(e, attacks, targets)
+    return Plan(aggregator, attacks, defences, divide, targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +164,15 @@ class Shelf:
 def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loaded) -> Prepared:
     """Build and check every part of a run, with the data that `load` gives; InputError names what does not fit."""
     e = experiment
-    check(e)
-    aggregator, attacks, defences = aggregator_of(e), plan_attacks(e), defences_of(e)
-    divide = build("partition", e.partition, "partition")
-    targets = resolve_targets(e.targets, e.clients)
+    plan = check(e)
     device = device_of(e.device)
     found = load(e)
     data = found.data
     e.training.check(data.train.x, device)
-    shards = partition(data, divide, e.clients, e.seed, e.examples_per_client)
-    candidates = draw(data, shards, targets, e.candidates, e.seed)
+    shards = partition(data, plan.divide, e.clients, e.seed, e.examples_per_client)
+    candidates = draw(data, shards, plan.targets, e.candidates, e.seed)
     task = task_of(e, data, device)
-    for planned in attacks:
+    for planned in plan.attacks:
         if planned.attack.signals & {"head", "rise"} and not task.ends_in_its_head(
             data.train.take(np.arange(min(8, len(data.train)))).to(device)
         ):
@@ -175,14 +185,14 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
         data=data,
         fingerprint=found.fingerprint,
         shards=shards,
-        targets=targets,
+        targets=plan.targets,
         candidates=candidates,
-        attacks=attacks,
-        aggregator=aggregator,
-        defences=defences,
+        attacks=plan.attacks,
+        aggregator=plan.aggregator,
+        defences=plan.defences,
         task=task,
     )
-    for position, one in enumerate(defences):
+    for position, one in enumerate(plan.defences):
         _on(f"defences.{position}", one.defence.check, prepared.ground(one))
     return prepared
 

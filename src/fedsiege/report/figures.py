@@ -5,7 +5,8 @@ Equal runs give equal bytes: no date, no random names. Drawn without pyplot, so 
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,21 @@ def figures(folder: Path | str, formats: Sequence[str] = ("pdf",)) -> list[Path]
 
 def write_figures(run: Finished, formats: Sequence[str] = ("pdf",)) -> list[Path]:
     """The same for a run that is already read."""
+    return write_charts(
+        run.folder, {"roc": partial(roc_figure, run), "rounds": partial(rounds_figure, run)}, formats
+    )
+
+
+def write_charts(folder: Path, charts: Mapping[str, Callable[[], Figure]], formats: Sequence[str]) -> list[Path]:
+    """Draw charts and write each below `figures/` by its name, in these formats (pdf, png, svg)."""
     for one in formats:
         if one not in FORMATS:
             raise InputError(f"formats: got {one!r}; expected some of {', '.join(FORMATS)}")
-    place = run.folder / "figures"
+    place = folder / "figures"
     place.mkdir(exist_ok=True)
     written = []
-    for name, chart in (("roc", roc_figure(run)), ("rounds", rounds_figure(run))):
+    for name, draw in charts.items():
+        chart = draw()
         for one in formats:
             path = place / f"{name}.{one}"
             write_bytes(path, encoded(chart, one))

@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from fedsiege.errors import InputError
 from fedsiege.report.schema import SCHEMA, Curve, CurvesFile, Entry, Measured, Rate, ResultFile, RoundCurve
-from fedsiege.report.typed import read_json, typed
+from fedsiege.report.typed import read_finished, read_json, typed
 
 Where = int | Literal["pooled", "mean", "worst", "any"]
 """Whose figures: one client's, all pooled, their mean, the client that leaks most, any client's members."""
@@ -51,19 +50,13 @@ class Finished:
     def read(cls, folder: Path | str) -> Self:
         """Read a finished run folder; InputError says which file is missing, unreadable or of another schema."""
         folder = Path(folder)
-        path = folder / "result.json"
-        if not path.is_file():
-            raise InputError(f"{folder}: not a finished run folder; expected the file result.json in it")
-        data = read_json(path, "the file of a finished run")
-        if data.get("schema") != SCHEMA:
-            raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {SCHEMA}")
+        data = read_finished(folder, "result.json", SCHEMA, "finished run")
+        path = folder / "curves.json"
         return cls(
             folder=folder,
             data=data,
-            report=typed(ResultFile, data, path),
-            curves=typed(
-                CurvesFile, read_json(folder / "curves.json", "the file of a finished run"), folder / "curves.json"
-            ),
+            report=typed(ResultFile, data, folder / "result.json"),
+            curves=typed(CurvesFile, read_json(path, "the file of a finished run"), path),
         )
 
     @cached_property

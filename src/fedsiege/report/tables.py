@@ -62,14 +62,19 @@ def latex(run: Finished) -> str:
     rows = run.rows()
     blocks = [rows[i : i + COLUMNS] for i in range(0, len(rows), COLUMNS)]
     width = max((len(block) for block in blocks), default=1)
+    return booktabs(_caption(run, rows), width, [_block(run, block) for block in blocks])
+
+
+def booktabs(caption: str, columns: int, blocks: Sequence[str]) -> str:
+    """A LaTeX table of these blocks of lines, with a first column of names and so many of figures."""
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
-        f"  \\caption{{{_caption(run, rows)}}}",
-        f"  \\begin{{tabular}}{{l{'r' * width}}}",
+        f"  \\caption{{{caption}}}",
+        f"  \\begin{{tabular}}{{l{'r' * columns}}}",
         "    \\toprule",
-        *"\n    \\midrule\n".join(_block(run, block) for block in blocks).splitlines(),
+        *"\n    \\midrule\n".join(blocks).splitlines(),
         "    \\bottomrule",
         "  \\end{tabular}",
         "\\end{table}",

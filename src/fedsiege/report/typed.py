@@ -24,6 +24,20 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def read_finished(folder: Path, name: str, schema: int, what: str) -> dict[str, Any]:
+    """The object in a folder's file of this name; InputError where `what` the folder should be it is not.
+
+    Raises InputError for another schema too.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{folder}: not a {what} folder; expected the file {name} in it")
+    data = read_json(path, f"the file of a {what}")
+    if data.get("schema") != schema:
+        raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {schema}")
+    return data
+
+
 def typed(kind: type[File], value: dict[str, Any], path: Path) -> File:
     """The object as this type; InputError names the file, the first wrong field and what it holds."""
     try:

@@ -5,6 +5,7 @@ The layout is that of the privacy-utility figure of Zhu et al. 2025 (FedMIA). Eq
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,9 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedsiege.errors import InputError
-from fedsiege.files import write_bytes
-from fedsiege.report.figures import FORMATS, LOOK, Chart, encoded
+from fedsiege.report.figures import LOOK, Chart, write_charts
 from fedsiege.report.grid.charts import range_of
 from fedsiege.report.grid.findings import RATE, STRONGEST, UNDEFENDED, setting_name
 from fedsiege.report.grid.finished import MEASURES, FinishedSweep, Measure
@@ -34,19 +33,8 @@ BEYOND = 2.0  # further than any axis reaches
 
 def write_figures(sweep: FinishedSweep, formats: Sequence[str] = ("pdf",)) -> list[Path]:
     """Write `figures/frontier_tpr` and `figures/frontier_auc` in these formats (pdf, png, svg)."""
-    for one in formats:
-        if one not in FORMATS:
-            raise InputError(f"formats: got {one!r}; expected some of {', '.join(FORMATS)}")
-    place = sweep.folder / "figures"
-    place.mkdir(exist_ok=True)
-    written = []
-    for measure in MEASURES:
-        chart = frontier_figure(sweep, measure)
-        for one in formats:
-            path = place / f"frontier_{measure}.{one}"
-            write_bytes(path, encoded(chart, one))
-            written.append(path)
-    return written
+    charts = {f"frontier_{measure}": partial(frontier_figure, sweep, measure) for measure in MEASURES}
+    return write_charts(sweep.folder, charts, formats)
 
 
 def frontier_figure(sweep: FinishedSweep, measure: Measure = "tpr") -> Chart:

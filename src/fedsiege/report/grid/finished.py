@@ -16,11 +16,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from fedsiege.errors import InputError
 from fedsiege.metrics.frontier import hypervolume, over_seeds, pareto
 from fedsiege.report.grid.schema import SCHEMA, Attacked, Cell, SweepFile
 from fedsiege.report.schema import Measured
-from fedsiege.report.typed import read_json, typed
+from fedsiege.report.typed import read_finished, typed
 
 FPR = "0.001"
 """The false-positive rate of the frontier, as sweep.json writes it."""
@@ -155,13 +154,8 @@ class FinishedSweep:
     def read(cls, folder: Path | str) -> Self:
         """Read a sweep folder; InputError says that the file is missing, unreadable or of another schema."""
         folder = Path(folder)
-        path = folder / "sweep.json"
-        if not path.is_file():
-            raise InputError(f"{folder}: not a sweep folder; expected the file sweep.json in it")
-        data = read_json(path, "the file of a sweep")
-        if data.get("schema") != SCHEMA:
-            raise InputError(f"{path}: schema is {data.get('schema')!r}; this version reads schema {SCHEMA}")
-        return cls(folder=folder, data=data, report=typed(SweepFile, data, path))
+        data = read_finished(folder, "sweep.json", SCHEMA, "sweep")
+        return cls(folder=folder, data=data, report=typed(SweepFile, data, folder / "sweep.json"))
 
     @cached_property
     def setting_axes(self) -> list[str]:

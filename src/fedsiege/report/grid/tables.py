@@ -15,7 +15,7 @@ from fedsiege.report.grid.finished import FPR, UNKNOWN, FinishedSweep, Point
 from fedsiege.report.grid.finished import NONE as BASELINE
 from fedsiege.report.grid.schema import Attacked, Cell
 from fedsiege.report.schema import Measured
-from fedsiege.report.tables import escape
+from fedsiege.report.tables import booktabs, escape
 from fedsiege.report.words import NONE, defused, fixed, fixed_span, fpr_name
 
 COLUMNS = 6  # defences side by side in the LaTeX table, as in the paper's; more go below
@@ -85,19 +85,7 @@ def latex(sweep: FinishedSweep) -> str:
         for i in range(0, len(families), COLUMNS)
     ]
     width = max((len(families) for _, families in blocks), default=1)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "  \\centering",
-        f"  \\caption{{{_caption(sweep, bool(blocks))}}}",
-        f"  \\begin{{tabular}}{{l{'r' * width}}}",
-        "    \\toprule",
-        *"\n    \\midrule\n".join(_block(sweep, *block, width) for block in blocks).splitlines(),
-        "    \\bottomrule",
-        "  \\end{tabular}",
-        "\\end{table}",
-    ]
-    return "\n".join(line for line in lines if line) + "\n"
+    return booktabs(_caption(sweep, bool(blocks)), width, [_block(sweep, *block, width) for block in blocks])
 
 
 def heading(family: str) -> str:
