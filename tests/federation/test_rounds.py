@@ -307,3 +307,16 @@ def test_a_global_model_that_overflows_is_named_with_its_round() -> None:
         TrainingDivergedError, match=r"round 1: the global model became non-finite.*server_step \(1e\+30\)"
     ):
         scripted([answer(0, [1e20, 0.0])], server_step=1e30)
+
+
+def test_what_defences_did_is_added_up_over_the_clients_of_a_round() -> None:
+    start = State(0, Models((task().state.clone(),)))
+    row = torch.ones_like(start.models[0])
+    answers = [
+        Answer(0, row, 1.0, 0, {"noise": {"updates": 1, "norm": 2.5}}),
+        Answer(1, row, 1.0, 0, {"noise": {"updates": 1, "norm": 1.5}, "mixing": {"batches": 4}}),
+        Answer(2, torch.full_like(row, torch.nan), 1.0, 0, {"noise": {"updates": 1, "norm": 9.0}}),
+    ]
+    done = next(federation(engine=Scripted(answers)).run(start))
+    assert done.counters["noise"] == {"updates": 3, "norm": 13.0}, "also of an update that the server dropped"
+    assert done.counters["mixing"] == {"batches": 4}
