@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedsiege.augmentation import Jitter
+from fedsiege.defences.client.base import Batch, ClientDefence, Guard, Turn
 from fedsiege.errors import InputError
 from fedsiege.records import Examples
 from fedsiege.streams import stream
@@ -295,3 +296,59 @@ def test_no_step_waits_for_the_device() -> None:
         step(task, optimiser, jitter.of(data.x[rows], slice(10)), data.y[rows], bf16=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class Spies(ClientDefence):
+    """Trains on some of the examples, looks at the model before and notes what each step was given."""
+
+    title = "Spies"
+    neutral = None
+    proof = "steps"
+
+    def __init__(self, kept: list[int]) -> None:
+        self.kept = kept
+        self.seen: list[tuple[Tensor, list[int]]] = []
+        self.training: list[bool] = []
+
+    def on_data(self, examples: Examples, turn: Turn) -> Examples:
+        turn.task.predict(turn.task.state.clone(), examples)
+        return examples.take(np.array(self.kept, dtype=np.int64))
+
+    def on_batch(self, batch: Batch, turn: Turn) -> Batch:
+        assert batch.places is not None
+        self.seen.append((batch.x.clone(), batch.places.tolist()))
+        self.training.append(turn.task.module.training)
+        return batch
+
+    def on_loss(self, losses: Tensor, logits: Tensor, batch: Batch, turn: Turn) -> Tensor:
+        assert batch.places is not None
+        assert batch.rows(slice(1, 3)).places is not None
+        assert batch.rows(slice(1, 3)).places.tolist() == batch.places[1:3].tolist()  # type: ignore[union-attr]
+        return losses
+
+
+def guarded(defence: ClientDefence) -> tuple[Task, Guard]:
+    task = Task(seeded(model, 3))
+    return task, Guard([(defence, Turn(task, 1, 0, M, 4, stream(0, "turn")))])
+
+
+def test_a_step_knows_which_examples_it_has_and_is_in_training_mode() -> None:
+    kept = [20, 3, 7, 1, 8, 9, 15, 11, 2, 16]
+    spy = Spies(kept)
+    task, guard = guarded(spy)
+    train(task, task.state.clone(), client(), Training(epochs=2, batch=4), 0.1, stream(0, "rng"), guard)
+    assert len(spy.seen) == 6
+    for x, places in spy.seen:
+        assert torch.equal(x, client().x[[kept[place] for place in places]])
+    for epoch in (spy.seen[:3], spy.seen[3:]):
+        assert sorted(place for _, places in epoch for place in places) == list(range(len(kept)))
+    assert spy.training == [True] * 6, "although the model was evaluated before"
+
+
+@pytest.mark.parametrize("fields", [{"epochs": 2, "batch": 4}, {"algorithm": "fedsgd"}])
+def test_a_client_that_its_defences_leave_nothing_takes_no_step(fields: dict[str, Any]) -> None:
+    task, guard = guarded(Spies([]))
+    start = task.state.clone()
+    update = train(task, start, client(), Training(**fields), 0.1, stream(0, "rng"), guard)
+    assert update.shape == start.shape
+    assert not update.any()

@@ -20,6 +20,12 @@ Ids = NDArray[np.str_]
 Kind = Literal["trained", "buffer"]
 Counters = dict[str, float]
 
+Memory = Mapping[str, Tensor]
+"""What components keep from round to round, by component, client and name."""
+
+NOTHING: Memory = {}
+"""The memory of those that keep none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -120,7 +126,8 @@ class Round:
     """One finished round: the global model before [d] and after [d], and what came between.
 
     `cohort` is None where no one kept the rows (a linear rule, not recorded). `number` counts from 1.
-    `counters` holds what each component did in this round, by the component's label.
+    `counters` holds what each component did in this round, by the component's label; `memory` is what all of them
+    keep for the rounds to come.
     """
 
     number: int
@@ -128,6 +135,7 @@ class Round:
     end: Tensor
     cohort: Cohort | None
     counters: Mapping[str, Counters] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

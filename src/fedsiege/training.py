@@ -103,13 +103,14 @@ def train(
 ) -> Tensor:
     """Train the model `start` [d] on a client's examples in round `number`; return the update [d] that it uploads.
 
+    Where its defences leave a client nothing to train on, it takes no step.
+
     The update is `local - start`, after what the client's defences made of it. Non-finite values are not looked for
     here: one look at the update when it arrives costs less than one per batch.
     """
     if not len(examples):
         raise InputError("training: a client without examples cannot train")
     task.load(start)
-    task.module.train()
     optimiser = training.optimiser_of(task, lr)
     epochs = 1 if training.algorithm == "fedsgd" else training.epochs
     # Dropout and its like draw from torch's own generators: give them numbers of this client and round too.
@@ -119,13 +120,14 @@ def train(
         guard.training((number - 1) * epochs),
     ):
         examples = guard.on_data(examples)
+        task.module.train()
         for _ in range(epochs):
             order = torch.as_tensor(rng.permutation(len(examples)), device=task.device)
             jitter = Jitter.drawn(len(examples), rng, task.device) if training.augment == "crop_flip" else None
-            for part in guard.on_epoch(parts(len(order), training.step_size or len(order))):
-                x = examples.x[order[part]]
-                x = jitter.of(x, part) if jitter else x
-                step(task, optimiser, x, examples.y[order[part]], training.precision == "bf16", guard)
+            for part in guard.on_epoch(parts(len(order), training.step_size or max(1, len(order)))):
+                rows = order[part]
+                x = jitter.of(examples.x[rows], part) if jitter else examples.x[rows]
+                step(task, optimiser, x, examples.y[rows], training.precision == "bf16", guard, rows)
             guard.next_epoch()
     return guard.on_update(task.state - start)
 
@@ -142,8 +144,12 @@ def step(
     y: Tensor,
     bf16: bool = False,
     guard: Guard = UNGUARDED,
+    places: Tensor | None = None,
 ) -> None:
-    """One optimiser step on the mean loss of a batch of raw inputs; nothing in it waits for a device."""
+    """One optimiser step on the mean loss of a batch of raw inputs; nothing in it waits for a device.
+
+    `places` [b] are the examples' positions in the client's data of this round.
+    """
 
     def losses(batch: Batch) -> Tensor:
         # Autocast keeps its copies of the weights until it ends: it must not outlive a step.
@@ -152,7 +158,7 @@ def step(
         return guard.on_loss(batch.weighted(lambda classes: task.losses(logits, classes)), logits, batch)
 
     task.gradient.zero_()
-    batch = guard.on_batch(Batch.of(task.inputs(guard.on_images(x)), y))
+    batch = guard.on_batch(Batch.of(task.inputs(guard.on_images(x)), y, places))
     try:
         guard.backward(losses, batch)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """The protocol: who is invited, what is screened, how the model moves, and that order and engine do not matter."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,21 @@ from torch import Tensor, nn
 
 from fedsiege.aggregators.base import Aggregator
 from fedsiege.aggregators.fedavg import FedAvg
+from fedsiege.defences.client.base import ClientDefence, Posted, Turn
+from fedsiege.defences.coalition.base import Circle, Coalition, Members, gathered, seated
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.federation import rounds as protocol
+from fedsiege.federation.checkpoint import Checkpoint, read, save
 from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Answer, Federation, Models, State, invited_to
-from fedsiege.records import Cohort, Counters, Examples, Round
+from fedsiege.federation.rounds import Answer, Federation, Models, State, arriving_in, invited_to, lost
+from fedsiege.records import Cohort, Counters, Examples, Memory, Round
 from fedsiege.streams import stream
 from fedsiege.task import Task, seeded
 from fedsiege.training import Training, train
 
 K, CLASSES = 5, 3
+
+GENTLE = Training(epochs=1, batch=32, lr=0.01)
 
 
 def task() -> Task:
@@ -49,7 +54,9 @@ class Scripted:
     def __init__(self, answers: list[Answer]) -> None:
         self.given = answers
 
-    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+    def answers(
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
+    ) -> Iterator[Answer]:
         yield from self.given
 
 
@@ -59,9 +66,11 @@ class Shuffled:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+    def answers(
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
+    ) -> Iterator[Answer]:
         order = np.random.default_rng(self.seed + number).permutation(invited).tolist()
-        found = {c: next(LocalEngine().answers(federation, number, [c], models)) for c in order}
+        found = {c: next(LocalEngine().answers(federation, number, [c], models, memory)) for c in order}
         yield from (found[client] for client in sorted(found))
 
 
@@ -320,3 +329,141 @@ def test_what_defences_did_is_added_up_over_the_clients_of_a_round() -> None:
     done = next(federation(engine=Scripted(answers)).run(start))
     assert done.counters["noise"] == {"updates": 3, "norm": 13.0}, "also of an update that the server dropped"
     assert done.counters["mixing"] == {"batches": 4}
+
+
+class Counts(ClientDefence):
+    """Remembers how often each client trained, and adds that to its update."""
+
+    title = "Counts"
+    neutral = None
+    proof = "rounds"
+
+    def on_update(self, update: Tensor, turn: Turn) -> Tensor:
+        before = turn.memory.get("rounds", torch.zeros(1, dtype=torch.float64))
+        turn.memory = {"rounds": before + 1, f"seen in {turn.number}": before}
+        return update + 0.01 * float(before)
+
+
+def remembering(**options: Any) -> Federation:
+    posted = (Posted(Counts(), "a", frozenset({0, 2})), Posted(Counts(), "b", frozenset({2, 3})))
+    return federation(defences=posted, **options)
+
+
+def test_what_a_defence_keeps_is_its_own_and_its_clients() -> None:
+    made = remembering(participation=0.4, rounds=9)
+    took_part = Counter(client for n in range(1, 10) for client in invited_to(n, K, 0.4, 11))
+    done = list(made.run(first(made)))
+    kept = {name: float(value) for name, value in done[-1].memory.items() if name.endswith("rounds")}
+    assert kept == {
+        f"{label}/{client}/rounds": took_part[client]
+        for label, clients in (("a", (0, 2)), ("b", (2, 3)))
+        for client in clients
+    }
+    last = max(n for n in range(1, 10) if 2 in invited_to(n, K, 0.4, 11))
+    assert f"a/2/seen in {last}" in done[-1].memory
+    assert sum(name.startswith("a/2/") for name in done[-1].memory) == 2, "what was not kept again is gone"
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_federation_goes_on_with_what_was_kept(at: int, tmp_path: Path) -> None:
+    made = remembering(participation=0.6, engine=Shuffled(3))
+    states = [first(made)]
+    expected = []
+    for done in made.run(first(made)):
+        expected.append(done)
+        states.append(states[-1].then(done, 0))
+    save(tmp_path / "c.safetensors", Checkpoint(states[at], {}))
+    resumed = list(remembering(participation=0.6).run(read(tmp_path / "c.safetensors").state))
+    for one, two in zip(resumed, expected[at:], strict=True):
+        assert torch.equal(one.end, two.end)
+        assert {name: float(kept) for name, kept in one.memory.items()} == {
+            name: float(kept) for name, kept in two.memory.items()
+        }
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_answers_get_lost_at_random_and_are_counted(keeps: bool) -> None:
+    whole = all_rounds(rounds=40, training=GENTLE)
+    done = all_rounds(rounds=40, training=GENTLE, dropout=0.3, keeps=lambda _: keeps)
+    gone = [sum(lost(n, client, 0.3, 11) for client in range(K)) for n in range(1, 41)]
+    assert 0.15 < sum(gone) / (40 * K) < 0.45
+    for one, missing in zip(done, gone, strict=True):
+        assert one.counters["server"].get("lost", 0) == missing
+        assert one.counters["server"]["answers"] == K - missing
+        if keeps and one.cohort is not None:
+            assert list(one.cohort.clients) == arriving_in(one.number, K, 1.0, 0.3, 11)
+    assert all("lost" not in one.counters["server"] for one in whole)
+    assert torch.equal(done[0].start, whole[0].start)
+    by_hand = [c for c in range(K) if not lost(1, c, 0.3, 11)]
+    sizes = torch.tensor([float(len(shards()[c])) for c in by_hand], dtype=torch.float64)
+    updates = torch.stack(
+        [
+            train(
+                task(),
+                done[0].start,
+                shards()[c],
+                GENTLE,
+                0.01,
+                stream(11, "client", 1, c),
+            )
+            for c in by_hand
+        ]
+    )
+    mean = (sizes[:, None] * updates).sum(0) / sizes.sum()
+    torch.testing.assert_close(done[0].end, (done[0].start + mean).float())
+
+
+@dataclass(frozen=True)
+class Reports(Coalition):
+    """A coalition that only says what it was told."""
+
+    title = "Reports"
+    neutral = None
+    proof = "announced"
+    members: Members = (1, 2, 4)
+
+    def settle(self, circle: Circle, number: int, present: Sequence[int], arrived: Mapping[int, float]) -> Counters:
+        return {
+            "announced": len(present),
+            "arrived": sum(member in arrived for member in present),
+            "weight": sum(arrived[member] for member in present if member in arrived),
+            "others": sum(client not in circle.volumes for client in arrived),
+        }
+
+    def on_update(self, update: Tensor, turn: Turn) -> Tensor:
+        assert turn.circle is not None
+        assert turn.client in turn.present
+        turn.count("seen", len(turn.present))
+        return update
+
+
+def test_a_coalition_learns_who_was_announced_and_whose_answers_were_aggregated() -> None:
+    (seat,) = seated([Reports()], K, ["coalition"])
+    one = gathered(seat, 11, [float(len(own)) for own in shards()], CLASSES, 12)
+    assert one.circle is not None
+    assert dict(one.circle.volumes) == {1: 10.0, 2: 14.0, 4: 22.0}
+    assert (one.circle.classes, one.circle.rounds) == (CLASSES, 12)
+    alone = list(federation(rounds=12, participation=0.6, dropout=0.3).run(first(federation())))
+    made = federation(rounds=12, participation=0.6, dropout=0.3, defences=(one,))
+    for done, without in zip(made.run(first(made)), alone, strict=True):
+        invited = invited_to(done.number, K, 0.6, 11)
+        there = arriving_in(done.number, K, 0.6, 0.3, 11)
+        present = sorted({1, 2, 4} & set(invited))
+        assert done.counters[one.label] == {
+            **({"seen": len(present) ** 2} if present else {}),
+            "announced": len(present),
+            "arrived": len(set(present) & set(there)),
+            "weight": sum(len(shards()[member]) for member in present if member in there),
+            "others": len(set(there) - {1, 2, 4}),
+        }
+        assert torch.equal(done.end, without.end), "it changed nothing"
+
+
+def test_circles_of_two_coalitions_and_of_two_seeds_have_different_secrets() -> None:
+    first_one, second = seated([Reports(), Reports(members=(0, 3))], K, ["coalition.0", "coalition.1"])
+    weights = [1.0] * K
+    found = [gathered(one, seed, weights, CLASSES, 3).circle for one in (first_one, second) for seed in (0, 1)]
+    assert len({circle.secret for circle in found if circle}) == 4
+    assert gathered(first_one, 0, weights, CLASSES, 3) == gathered(first_one, 0, weights, CLASSES, 3)
+    plain = Posted(Counts(), "a", frozenset({0}))
+    assert gathered(plain, 0, weights, CLASSES, 3) is plain

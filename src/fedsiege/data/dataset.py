@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,11 @@ class Dataset:
     std: tuple[float, ...] = ()
     duplicates: Mapping[str, int] = field(default_factory=dict)
     measured: bool = False
+
+    def without_heldout(self, rows: NDArray[np.int64]) -> "Dataset":
+        """The same data without these rows of `heldout`."""
+        left = np.setdiff1d(np.arange(len(self.heldout)), rows)
+        return replace(self, heldout=self.heldout.take(left))
 
 
 class Source(Protocol):

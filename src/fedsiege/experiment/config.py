@@ -22,6 +22,10 @@ def _component(value: Any) -> Any:
     raise ValueError("expected a name or {name: ..., field: ...}")
 
 
+def _components(value: Any) -> Any:
+    return value if value is None or isinstance(value, list) else _component(value)
+
+
 def _clients(value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
     if value == "all" or all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
@@ -116,6 +120,8 @@ class Experiment(Strict):
     """How clients train."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients invited to a round."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the answers that get lost on their way to the server, at random."""
     delay: Annotated[int, Field(ge=0)] = 0
     """A client may answer from a model up to this many rounds old."""
     server_step: Annotated[float, Field(gt=0)] = 1.0
@@ -126,8 +132,8 @@ class Experiment(Strict):
     """Client-side defences, in order."""
     server_defences: list[Spec] = []
     """What the server does to a cohort before aggregation, in order."""
-    coalition: Spec | None = None
-    """Clients that defend together."""
+    coalition: Annotated[str | dict[str, Any] | list[Spec] | None, BeforeValidator(_components)] = None
+    """Clients that defend together; a list where there are several coalitions."""
     adversary: Spec | None = None
     """Who plays the compromised clients."""
     secure_aggregation: bool = False
@@ -136,6 +142,8 @@ class Experiment(Strict):
     """The clients whose members are looked for."""
     candidates: CandidateSpec = CandidateSpec()
     """The examples whose membership is tested."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """Held-out examples reserved for the choices of defences: no candidates, and not tested on."""
     attacks: Annotated[list[Spec], Field(min_length=1)] = FEDMIA_ATTACKS
     """The attacks to score."""
     record_every: Annotated[int, Field(ge=1)] = 10
@@ -162,6 +170,13 @@ class Experiment(Strict):
     """Named sets of changes: `--set profile=small`."""
     changed: list[str] = []
     """The fields that a profile or overrides changed; filled in by the program."""
+
+    @property
+    def coalitions(self) -> list[Spec]:
+        """The coalitions, however many there are."""
+        if self.coalition is None:
+            return []
+        return self.coalition if isinstance(self.coalition, list) else [self.coalition]
 
     def recorded(self, number: int) -> bool:
         """Whether round `number` is recorded."""

@@ -17,12 +17,15 @@ from fedsiege.data.duplicates import deduplicate
 from fedsiege.data.fingerprint import fingerprint
 from fedsiege.data.partitioning import partition
 from fedsiege.data.shorthand import source_spec
+from fedsiege.data.validation import reserve
 from fedsiege.defences.client.base import ClientDefence, Ground, Posted, posted
+from fedsiege.defences.coalition.base import Coalition, gathered, seated
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
 from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Federation, invited_to
+from fedsiege.federation.rounds import Federation, arriving_in, invited_to
 from fedsiege.models.base import build_model, maker
+from fedsiege.records import Examples
 from fedsiege.registry import build, label_of, name_of
 from fedsiege.streams import entropy
 from fedsiege.task import Task, seeded
@@ -63,29 +66,34 @@ class Prepared:
     aggregator: Aggregator
     defences: tuple[Posted, ...]
     task: Task
+    validation: Examples | None = None
 
     def ground(self, defence: Posted) -> Ground:
         """What a defence may know of this run."""
-        e, rule = self.experiment, self.aggregator
-        sizes = [len(rows) for rows in self.shards]
+        e = self.experiment
         few = self.data.train.take(np.arange(min(8, len(self.data.train))))
         return Ground(
             task=self.task,
             examples=few.to(self.task.device),
-            sizes=sizes,
+            sizes=[len(rows) for rows in self.shards],
             using=sorted(defence.clients),
             batch=e.training.step_size,
             precision=e.training.precision,
-            weights=[rule.weigh(float(size)) for size in sizes] if isinstance(rule, LinearAggregator) else None,
+            weights=weights_of(self.aggregator, self.shards),
             cohort=len(invited_to(1, e.clients, e.participation, e.seed)),
             later=[one.defence for one in self.defences[self.defences.index(defence) + 1 :]],
             measured=self.data.measured,
+            rounds=e.rounds,
+            classes=len(self.data.classes),
+            validation=0 if self.validation is None else len(self.validation),
+            circle=defence.circle,
         )
 
     def federation(self, **options: Any) -> Federation:
         """The federation of this run; options as `Federation` has them."""
         e, task = self.experiment, self.task
         train = self.data.train.to(task.device)
+        validation = None if self.validation is None else self.validation.to(task.device)
         return Federation(
             task=task,
             shards=tuple(train.take(rows) for rows in self.shards),
@@ -94,7 +102,9 @@ class Prepared:
             engine=LocalEngine(),
             rounds=e.rounds,
             seed=e.seed,
+            validation=validation,
             participation=e.participation,
+            dropout=e.dropout,
             delay=e.delay,
             server_step=e.server_step,
             defences=self.defences,
@@ -167,7 +177,7 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
     plan = check(e)
     device = device_of(e.device)
     found = load(e)
-    data = found.data
+    data, validation = reserve(found.data, e.validation, e.seed)
     e.training.check(data.train.x, device)
     shards = partition(data, plan.divide, e.clients, e.seed, e.examples_per_client)
     candidates = draw(data, shards, plan.targets, e.candidates, e.seed)
@@ -189,23 +199,49 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
         candidates=candidates,
         attacks=plan.attacks,
         aggregator=plan.aggregator,
-        defences=plan.defences,
+        defences=with_circles(e, plan, data, shards),
         task=task,
+        validation=validation,
     )
-    for position, one in enumerate(plan.defences):
-        _on(f"defences.{position}", one.defence.check, prepared.ground(one))
+    for position, one in enumerate(prepared.defences):
+        own = position < len(e.defences)
+        where = f"defences.{position}" if own else _seat(position - len(e.defences), e)
+        _on(where, one.defence.check, prepared.ground(one))
     return prepared
 
 
 def defences_of(experiment: Experiment) -> tuple[Posted, ...]:
-    """The client-side defences in order, each with the clients that use it."""
-    return posted(
-        [
-            _built("client_defence", spec, f"defences.{position}", ClientDefence)
-            for position, spec in enumerate(experiment.defences)
-        ],
-        experiment.clients,
+    """The client-side defences in order, each with the clients that use it, and the coalitions behind them."""
+    alone: list[ClientDefence] = [
+        _built("client_defence", spec, f"defences.{position}", ClientDefence)
+        for position, spec in enumerate(experiment.defences)
+    ]
+    together: list[Coalition] = [
+        _built("coalition", spec, _seat(position, experiment), Coalition)
+        for position, spec in enumerate(experiment.coalitions)
+    ]
+    seats = [_seat(position, experiment) for position in range(len(together))]
+    return posted(alone, experiment.clients) + seated(together, experiment.clients, seats)
+
+
+def _seat(position: int, experiment: Experiment) -> str:
+    """Where a coalition stands in the config."""
+    return f"coalition.{position}" if isinstance(experiment.coalition, list) else "coalition"
+
+
+def with_circles(
+    experiment: Experiment, plan: Plan, data: Dataset, shards: list[NDArray[np.int64]]
+) -> tuple[Posted, ...]:
+    """The run's defences; the members of its coalitions know now what they have in common."""
+    weights = weights_of(plan.aggregator, shards) or [float(len(rows)) for rows in shards]
+    return tuple(
+        gathered(one, experiment.seed, weights, len(data.classes), experiment.rounds) for one in plan.defences
     )
+
+
+def weights_of(rule: Aggregator, shards: list[NDArray[np.int64]]) -> list[float] | None:
+    """Each client's weight in the aggregation [K]; None when the rule is no weighted mean."""
+    return [rule.weigh(float(len(rows))) for rows in shards] if isinstance(rule, LinearAggregator) else None
 
 
 def task_of(experiment: Experiment, data: Dataset, device: torch.device) -> Task:
@@ -260,14 +296,14 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
 
 
 def check_attendance(experiment: Experiment, attacks: list[Planned], targets: list[int]) -> None:
-    """Refuse, by name, targets that an attack could not score because they are invited to too few recorded rounds.
+    """Refuse, by name, targets that an attack could not score because they answer in too few recorded rounds.
 
-    Who is invited is known beforehand. With `targets: all` such targets are left out (the result says so), as long
-    as there is another.
+    Who is invited, and whose answers get lost, is known beforehand. With `targets: all` such targets are left out
+    (the result says so), as long as there is another.
     """
     e = experiment
     attendance = {
-        number: np.isin(np.arange(e.clients), invited_to(number, e.clients, e.participation, e.seed))
+        number: np.isin(np.arange(e.clients), arriving_in(number, e.clients, e.participation, e.dropout, e.seed))
         for number in range(1, e.rounds + 1)
         if e.recorded(number)
     }
@@ -319,7 +355,6 @@ def _refuse_unbuilt(e: Experiment) -> None:
     """Name the components that a config asks for and that are not there."""
     for field, kind, specs in (
         ("server_defences", "server_defence", e.server_defences),
-        ("coalition", "coalition", [e.coalition] if e.coalition else []),
         ("adversary", "poisoning", [e.adversary] if e.adversary else []),
     ):
         for spec in specs:

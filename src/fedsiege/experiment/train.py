@@ -67,7 +67,7 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars) -> tuple[State
                 notes.trace_bytes += size
                 notes.train_seconds += trained - since
                 notes.evidence_seconds += seen - trained
-                state = State(done.number, state.models.then(done.end, e.delay))
+                state = state.then(done, e.delay)
                 if done.number % e.checkpoint_every == 0 or done.number == e.rounds:
                     checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
                 step()

@@ -1,4 +1,4 @@
-"""Where a federation can go on from: the models a client may still ask for, the round, the notes so far."""
+"""Where a federation can go on from: the models a client may still ask for, what components keep, the notes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,9 @@ from typing import Any
 from fedsiege.errors import InputError
 from fedsiege.federation.rounds import Models, State
 from fedsiege.files import described, read_tensors, write_tensors
+
+MEMORY = "memory/"
+"""How the names of tensors begin that components keep from round to round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing the last one only when it is whole on disk."""
     models = checkpoint.state.models
     tensors = {f"model_{age:06d}": models[age] for age in range(len(models))}
+    tensors |= {MEMORY + name: tensor for name, tensor in checkpoint.state.memory.items()}
     write_tensors(path, tensors, {"round": checkpoint.state.number, "notes": checkpoint.notes})
 
 
@@ -29,6 +33,7 @@ def read(path: Path, device: str = "cpu") -> Checkpoint:
     about = described(path)
     if set(about) != {"round", "notes"}:
         raise InputError(f"{path}: holds {', '.join(about)}; expected a checkpoint, with round and notes")
-    models = read_tensors(path, device)
-    window = tuple(models[name] for name in sorted(models, reverse=True))
-    return Checkpoint(State(about["round"], Models(window)), about["notes"])
+    tensors = read_tensors(path, device)
+    window = tuple(tensors[name] for name in sorted(tensors, reverse=True) if not name.startswith(MEMORY))
+    memory = {name.removeprefix(MEMORY): kept.cpu() for name, kept in tensors.items() if name.startswith(MEMORY)}
+    return Checkpoint(State(about["round"], Models(window), memory), about["notes"])

@@ -6,6 +6,7 @@ from fedsiege.aggregation import acceptable
 from fedsiege.defences.client.base import Guard
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.federation.rounds import Answer, Federation, Models
+from fedsiege.records import NOTHING, Memory
 from fedsiege.streams import stream
 from fedsiege.training import train
 
@@ -13,12 +14,14 @@ from fedsiege.training import train
 class LocalEngine:
     """Clients take turns on the device; nothing is copied but the start model and the update."""
 
-    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+    def answers(
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory = NOTHING
+    ) -> Iterator[Answer]:
         """Train the invited clients in order. Raises TrainingDivergedError naming the round and the client."""
         for client in invited:
             age = federation.age(number, client, len(models))
             examples = federation.shards[client]
-            turns = federation.turns(number, client)
+            turns = federation.turns(number, client, memory)
             update = train(
                 federation.task,
                 models[age],
@@ -35,4 +38,5 @@ class LocalEngine:
                     f"lower training.lr ({federation.training.lr:g}) or look at the client's data"
                 )
             counters = {label: turn.counters for label, (_, turn) in turns.items()}
-            yield Answer(client, update, float(len(examples)), age, counters)
+            kept = {label: turn.memory for label, (_, turn) in turns.items() if turn.memory}
+            yield Answer(client, update, float(len(examples)), age, counters, kept)

@@ -17,8 +17,9 @@ from torch import Tensor
 from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import Aggregator, LinearAggregator, Sum
 from fedsiege.defences.client.base import ClientDefence, Posted, Turn
+from fedsiege.defences.coalition.base import Coalition
 from fedsiege.errors import TrainingDivergedError
-from fedsiege.records import Cohort, Counters, Examples, Round
+from fedsiege.records import NOTHING, Cohort, Counters, Examples, Memory, Round
 from fedsiege.streams import stream
 from fedsiege.task import Task
 from fedsiege.training import Training
@@ -32,6 +33,7 @@ class Answer:
     """One client's reply: its update [d], its number of examples, and the age of the model it started from.
 
     `counters` is what the client's defences did, by their labels: notes for the report, not seen by any adversary.
+    `memory` is what they keep for its next round, by their labels: it stays with the client.
     """
 
     client: int
@@ -39,13 +41,14 @@ class Answer:
     weight: float
     age: int
     counters: Mapping[str, Counters] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
 
 
 class Engine(Protocol):
     """Whatever gets the invited clients trained; answers come in order of client number."""
 
     def answers(
-        self, federation: "Federation", number: int, invited: list[int], models: "Models"
+        self, federation: "Federation", number: int, invited: list[int], models: "Models", memory: Memory
     ) -> Iterator[Answer]:
         """The replies to round `number`."""
         ...
@@ -70,10 +73,18 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a federation stands: `number` rounds are done and `models[0]` is the global model."""
+    """Where a federation stands: `number` rounds are done and `models[0]` is the global model.
+
+    `memory` is what components keep from round to round.
+    """
 
     number: int
     models: Models
+    memory: Memory = field(default_factory=dict)
+
+    def then(self, done: Round, delay: int) -> "State":
+        """The state after one more round."""
+        return State(done.number, self.models.then(done.end, delay), done.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +93,11 @@ class Federation:
 
     Args:
         participation: the share of clients invited to a round, drawn without replacement, at least one.
+        dropout: the share of answers that get lost on their way, at random, after their clients were invited.
         delay: a client's answer may be based on a model up to this many rounds old (age uniform in 0..delay).
         server_step: what the aggregate is multiplied with before it is added to the global model.
-        defences: the client-side defences, in order.
+        defences: the clients' defences, in order, coalitions last.
+        validation: held-out examples that are reserved for the choices of defences.
         keeps: whether the rows of round `number` are wanted after aggregation (for the evidence).
         spill: folder for memory-mapped rows when a cohort is larger than memory should hold.
 
@@ -98,7 +111,9 @@ class Federation:
     rounds: int
     seed: int
     defences: tuple[Posted, ...] = ()
+    validation: Examples | None = None
     participation: float = 1.0
+    dropout: float = 0.0
     delay: int = 0
     server_step: float = 1.0
     keeps: Callable[[int], bool] = field(default=lambda _: False)
@@ -106,10 +121,9 @@ class Federation:
 
     def run(self, state: State) -> Iterator[Round]:
         """The rounds after `state`, one by one."""
-        models = state.models
         for number in range(state.number + 1, self.rounds + 1):
-            done = self._round(number, models)
-            models = models.then(done.end, self.delay)
+            done = self._round(number, state)
+            state = state.then(done, self.delay)
             yield done
 
     def age(self, number: int, client: int, available: int) -> int:
@@ -119,9 +133,10 @@ class Federation:
         oldest = min(self.delay, available - 1)
         return int(stream(self.seed, "age", number, client).integers(0, oldest, endpoint=True))
 
-    def turns(self, number: int, client: int) -> dict[str, tuple[ClientDefence, Turn]]:
+    def turns(self, number: int, client: int, memory: Memory = NOTHING) -> dict[str, tuple[ClientDefence, Turn]]:
         """The defences that a client uses in a round, by label, each with a turn of its own."""
         using = [one for one in self.defences if client in one.clients]
+        invited = invited_to(number, len(self.shards), self.participation, self.seed)
         at = Turn(
             task=self.task,
             number=number,
@@ -129,16 +144,19 @@ class Federation:
             examples=len(self.shards[client]),
             batch=self.training.step_size,
             rng=stream(self.seed, "turn", number, client),
-            cohort=len(invited_to(number, len(self.shards), self.participation, self.seed)),
+            cohort=len(invited),
+            validation=self.validation,
         )
-        return {one.label: (one.defence, one.turn(self.seed, at)) for one in using}
+        return {one.label: (one.defence, one.turn(self.seed, at, invited, memory)) for one in using}
 
-    def _round(self, number: int, models: Models) -> Round:
+    def _round(self, number: int, state: State) -> Round:
+        models = state.models
         start, tally = models[0], {"answers": 0, "dropped_nonfinite": 0, "dropped_misshapen": 0}
         invited = invited_to(number, len(self.shards), self.participation, self.seed)
         acted: dict[str, Counters] = {}
-        replies = noted(self.engine.answers(self, number, invited, models), acted)
-        answers = screened(replies, len(start), tally)
+        memory, arrived = dict(state.memory), dict[int, float]()
+        replies = noted(self.engine.answers(self, number, invited, models, state.memory), acted, memory)
+        answers = screened(self._arriving(number, replies, tally), len(start), tally, arrived)
         cohort = None
         if isinstance(self.aggregator, LinearAggregator) and not self.keeps(number):
             combined = streamed(self.aggregator, answers)
@@ -154,8 +172,29 @@ class Federation:
                     f"round {number}: the global model became non-finite after aggregation; lower training.lr "
                     f"({self.training.lr:g}) or server_step ({self.server_step:g})"
                 )
+        self._settle(number, invited, arrived, acted)
         counters = {"aggregator": info, "server": {name: float(n) for name, n in tally.items()}, **acted}
-        return Round(number=number, start=start, end=end, cohort=cohort, counters=counters)
+        return Round(number=number, start=start, end=end, cohort=cohort, counters=counters, memory=memory)
+
+    def _arriving(self, number: int, answers: Iterator[Answer], tally: dict[str, int]) -> Iterator[Answer]:
+        """The answers that do not get lost; the others are counted."""
+        for answer in answers:
+            if lost(number, answer.client, self.dropout, self.seed):
+                tally["lost"] = tally.get("lost", 0) + 1
+            else:
+                yield answer
+
+    def _settle(
+        self, number: int, invited: list[int], arrived: Mapping[int, float], acted: dict[str, Counters]
+    ) -> None:
+        """Let the coalitions count what became of their plan, once it is known whose answers were aggregated."""
+        rule = self.aggregator
+        weigh = rule.weigh if isinstance(rule, LinearAggregator) else float
+        weights = {client: weigh(weight) for client, weight in arrived.items()}
+        for one in self.defences:
+            if isinstance(one.defence, Coalition) and one.circle is not None:
+                found = one.defence.settle(one.circle, number, one.present(invited), weights)
+                add(acted.setdefault(one.label, {}), found)
 
 
 def invited_to(number: int, clients: int, participation: float, seed: int) -> list[int]:
@@ -166,22 +205,45 @@ def invited_to(number: int, clients: int, participation: float, seed: int) -> li
     return sorted(stream(seed, "invited", number).choice(clients, size=count, replace=False).tolist())
 
 
-def noted(answers: Iterator[Answer], acted: dict[str, Counters]) -> Iterator[Answer]:
-    """The answers as they are; what the clients' defences did is added up in `acted`, by label."""
+def lost(number: int, client: int, dropout: float, seed: int) -> bool:
+    """Whether a client's answer to round `number` gets lost on its way: known before the federation begins."""
+    return dropout > 0 and stream(seed, "lost", number, client).random() < dropout
+
+
+def arriving_in(number: int, clients: int, participation: float, dropout: float, seed: int) -> list[int]:
+    """The clients of round `number` whose answers do not get lost, sorted."""
+    invited = invited_to(number, clients, participation, seed)
+    return [client for client in invited if not lost(number, client, dropout, seed)]
+
+
+def noted(answers: Iterator[Answer], acted: dict[str, Counters], memory: dict[str, Tensor]) -> Iterator[Answer]:
+    """The answers as they are; what the clients' defences did is added up in `acted`, what they keep replaced."""
     for answer in answers:
         for label, counters in answer.counters.items():
-            total = acted.setdefault(label, {})
-            for name, n in counters.items():
-                total[name] = total.get(name, 0) + n
+            add(acted.setdefault(label, {}), counters)
+        for label, kept in answer.memory.items():
+            place = f"{label}/{answer.client}/"
+            for name in [name for name in memory if name.startswith(place)]:
+                del memory[name]
+            memory.update({place + name: tensor for name, tensor in kept.items()})
         yield answer
 
 
-def screened(answers: Iterator[Answer], size: int, tally: dict[str, int]) -> Iterator[Answer]:
-    """The answers that a server can use; the others are dropped and counted in `tally`."""
+def add(total: Counters, counters: Counters) -> None:
+    """Add counters to a total."""
+    for name, n in counters.items():
+        total[name] = total.get(name, 0) + n
+
+
+def screened(
+    answers: Iterator[Answer], size: int, tally: dict[str, int], arrived: dict[int, float]
+) -> Iterator[Answer]:
+    """The answers that a server can use, their weights noted in `arrived`; the others are dropped and counted."""
     for answer in answers:
         tally["answers"] += 1
         fault = acceptable(answer.update, size)
         if fault is None:
+            arrived[answer.client] = answer.weight
             yield answer
         else:
             tally[f"dropped_{fault}"] += 1

@@ -24,7 +24,7 @@ from fedsiege.experiment.run import run
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Answer, Federation, Models, State
 from fedsiege.recorder import Recorder
-from fedsiege.records import Examples, Round
+from fedsiege.records import Examples, Memory, Round
 from fedsiege.registry import build, index, names
 from fedsiege.task import Task, seeded
 from fedsiege.trace import Trace
@@ -60,9 +60,11 @@ def ground_of(one: Posted, task: Task, every: Sequence[Posted]) -> Ground:
 class Shuffled:
     """Visits the clients in another order, answers in theirs."""
 
-    def answers(self, federation: Federation, number: int, invited: list[int], models: Models) -> Iterator[Answer]:
+    def answers(
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
+    ) -> Iterator[Answer]:
         order = np.random.default_rng(number).permutation(invited).tolist()
-        found = {c: next(LocalEngine().answers(federation, number, [c], models)) for c in order}
+        found = {c: next(LocalEngine().answers(federation, number, [c], models, memory)) for c in order}
         yield from (found[client] for client in sorted(found))
 
 

@@ -6,7 +6,7 @@ client: training without the defence draws the same numbers as training with it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from fedsiege.errors import InputError
-from fedsiege.records import Counters, Examples
+from fedsiege.records import NOTHING, Counters, Examples, Memory
 from fedsiege.registry import label_of, name_of
 from fedsiege.streams import stream
 from fedsiege.task import Task
@@ -46,23 +46,26 @@ class Batch:
     """What one step trains on: inputs x [b, ...] as the model takes them, and classes with weights.
 
     `labels` holds pairs of classes [b] and weights [b] that sum to one for each example; an example that is not
-    mixed has one class of weight 1.
+    mixed has one class of weight 1. `places` [b] are the examples' positions in what `on_data` returned (of a
+    mixture, those of the first class), or None where they are not known.
     """
 
     x: Tensor
     labels: tuple[tuple[Tensor, Tensor], ...]
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> "Batch":
+    def of(cls, x: Tensor, y: Tensor, places: Tensor | None = None) -> "Batch":
         """Inputs with one class each [b]."""
-        return cls(x, ((y, torch.ones_like(y, dtype=torch.float32)),))
+        return cls(x, ((y, torch.ones_like(y, dtype=torch.float32)),), places)
 
     def rows(self, some: slice) -> "Batch":
         """A part of the batch."""
-        return Batch(self.x[some], tuple((y[some], weight[some]) for y, weight in self.labels))
+        places = None if self.places is None else self.places[some]
+        return Batch(self.x[some], tuple((y[some], weight[some]) for y, weight in self.labels), places)
 
     def weighted(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`of(classes)` [b], summed over the classes of each example with their weights."""
@@ -70,6 +73,25 @@ class Batch:
         if not more:
             return of(first)
         return torch.stack([weight * of(y) for y, weight in self.labels]).sum(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """What all members of a coalition know, and the server does not.
+
+    Args:
+        secret: whoever has it can work out all that any member does.
+        volumes: each member's weight in the aggregation, by its number, in order: of all its data, not of what it
+            trains on in a round.
+        classes: N, the classes of the task.
+        rounds: T, the rounds of the federation.
+
+    """
+
+    secret: int
+    volumes: Mapping[int, float]
+    classes: int
+    rounds: int
 
 
 @dataclass(slots=True)
@@ -86,6 +108,10 @@ class Turn:
         cohort: how many clients take part in the round.
         epoch: the client's epochs so far had it taken part in every round, from 0.
         tool: what `during` made for the length of this turn.
+        memory: what the defence kept of this client's earlier rounds, by name; assign another mapping to change it.
+        validation: held-out examples that are reserved for the choices of defences, where there are any.
+        circle: in a coalition's turn, what its members know.
+        present: in a coalition's turn, the members that were invited to the round, sorted.
 
     """
 
@@ -99,6 +125,10 @@ class Turn:
     epoch: int = 0
     tool: Any = None
     counters: Counters = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    validation: Examples | None = None
+    circle: Circle | None = None
+    present: tuple[int, ...] = ()
 
     def count(self, name: str, n: float = 1) -> None:
         """Add n to a counter of what the defence did; counters add up over clients and rounds."""
@@ -130,6 +160,10 @@ class Ground:
         cohort: how many clients take part in a round.
         later: the defences behind it in the run's list.
         measured: whether the inputs' means and deviations were computed from the training data.
+        rounds: T, the rounds of the federation.
+        classes: N, the classes of the task.
+        validation: how many held-out examples are reserved for the choices of defences.
+        circle: what the members of a coalition know.
 
     """
 
@@ -143,6 +177,10 @@ class Ground:
     cohort: int = 1
     later: Sequence["ClientDefence"] = ()
     measured: bool = False
+    rounds: int = 1
+    classes: int = 0
+    validation: int = 0
+    circle: Circle | None = None
 
     def steps(self, client: int) -> int:
         """Steps of an epoch of a client, before any defence changes them."""
@@ -261,17 +299,42 @@ def is_neutral(defence: ClientDefence) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A defence in a run: its label, the clients that use it, and its place among those of its name that act."""
+    """A defence in a run: its label, the clients that use it, and its place among those of its name that act.
+
+    `circle` is what those clients know in common, where they are a coalition.
+    """
 
     defence: ClientDefence
     label: str
     clients: frozenset[int]
     nth: int = 0
+    circle: Circle | None = None
 
-    def turn(self, seed: int, at: Turn) -> Turn:
-        """Its turn in a client's training `at`, with a stream and counters of its own."""
+    def turn(self, seed: int, at: Turn, invited: Iterable[int] = (), memory: Memory = NOTHING) -> Turn:
+        """Its turn in a client's training `at`, with a stream, counters and memory of its own.
+
+        Args:
+            seed: the run's.
+            at: what all defences of the client know.
+            invited: the clients of the round.
+            memory: what all defences of all clients kept.
+
+        """
         rng = stream(seed, "defence", name_of(self.defence), self.nth, at.number, at.client)
-        return replace(at, rng=rng, counters={})
+        kept, place = {}, self.place(at.client)
+        for name, tensor in memory.items():
+            if name.startswith(place):
+                kept[name.removeprefix(place)] = tensor
+        present = () if self.circle is None else self.present(invited)
+        return replace(at, rng=rng, counters={}, memory=kept, circle=self.circle, present=present)
+
+    def place(self, client: int) -> str:
+        """How the names of what it keeps of a client begin, in the memory of a run."""
+        return f"{self.label}/{client}/"
+
+    def present(self, invited: Iterable[int]) -> tuple[int, ...]:
+        """Those that use it among the clients of a round, sorted."""
+        return tuple(sorted(self.clients & set(invited)))
 
 
 def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...]:

@@ -5,7 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
@@ -337,7 +337,7 @@ def both_gradients(task: Task, examples: Examples) -> list[tuple[list[Tensor], l
 def refuse_meeting(losses: Callable[[Batch], Tensor], batch: Batch) -> None:
     """InputError when an example's loss depends on another of its batch: clipping would bound nothing."""
     x = batch.x.detach().clone().requires_grad_()
-    (seen,) = torch.autograd.grad(losses(Batch(x, batch.labels))[0], x, allow_unused=True, materialize_grads=True)
+    (seen,) = torch.autograd.grad(losses(replace(batch, x=x))[0], x, allow_unused=True, materialize_grads=True)
     if bool(seen[1:].any()):
         raise InputError(
             "name: got dp_sgd with a model in which an example's loss depends on the others of its batch, so that "

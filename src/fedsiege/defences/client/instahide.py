@@ -102,4 +102,4 @@ def hidden(batch: Batch, weights: Tensor, orders: Tensor, signs: Tensor) -> Batc
         if place >= unsigned:
             x = x * signs[place - unsigned]
         labels += [(y[order], weight * share[order]) for y, share in batch.labels]
-    return Batch(x, tuple(labels))
+    return Batch(x, tuple(labels), batch.places)

@@ -60,4 +60,4 @@ def mixed(batch: Batch, weight: float, order: torch.Tensor) -> Batch:
     x = weight * batch.x + (1 - weight) * batch.x[order]
     own = tuple((y, weight * share) for y, share in batch.labels)
     others = tuple((y[order], (1 - weight) * share[order]) for y, share in batch.labels)
-    return Batch(x, own + others)
+    return Batch(x, own + others, batch.places)

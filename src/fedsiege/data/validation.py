@@ -1,0 +1,30 @@
+"""Held-out examples set aside for the choices that defences make."""
+
+import numpy as np
+
+from fedsiege.data.dataset import Dataset
+from fedsiege.errors import InputError
+from fedsiege.records import Examples
+from fedsiege.streams import stream
+
+
+def reserve(data: Dataset, count: int, seed: int) -> tuple[Dataset, Examples | None]:
+    """The data without `count` held-out examples, and those, the classes in their proportions; None if count is 0.
+
+    They depend on the seed and the data alone, so that runs that compare defences, with and without, hold back the
+    same. Raises InputError when no held-out example would be left.
+    """
+    if count == 0:
+        return data, None
+    there = len(data.heldout)
+    if count >= there:
+        raise InputError(f"validation: got {count}; there are {there} held-out examples, and some must be left")
+    labels = data.heldout.y.cpu().numpy()
+    order = stream(seed, "validation").permutation(there)
+    # Each example's place among those of its class, as a share: the lowest ones have every class in its proportion.
+    place = np.empty(there)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    ranked = order[np.argsort(place[order], kind="stable")]
+    return data.without_heldout(ranked[:count]), data.heldout.take(np.sort(ranked[:count]))
