@@ -135,7 +135,7 @@ def refused(config: Path, capsys: Any, *options: str) -> str:
         ({"defences": ["perturb", "perturb"]}, r"defences\.1: perturb is listed twice"),
         ({"defences": ["perturb", "cofedmid:x"]}, r"defences\.1: cannot import 'cofedmid:x'"),
         ({"server_defences": ["clip"]}, r"server_defences.*: .*'clip'"),
-        ({"coalition": "cofedmid"}, r"coalition.*: .*'cofedmid'"),
+        ({"coalition": "cofedmit"}, r"coalition: .*'cofedmit' \(did you mean 'cofedmid'\?\)"),
         ({"adversary": "sign_flip"}, r"adversary.*: .*'sign_flip'"),
     ],
 )
