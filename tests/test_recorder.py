@@ -1,5 +1,8 @@
 """What a round leaves on disk: aligned with each row's own start model, for those present, or for nobody alone."""
 
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ OF_SINGLE_CLIENTS = (
 )
 """What tells of single clients."""
 SUPPORT = frozenset({"support"})
+OUTPUTS = ("top", "spread", "entropy", "modified_entropy")
 
 
 def model() -> nn.Module:
@@ -183,6 +187,87 @@ def test_cosines_without_a_shift_are_the_naive_ones(made: Made, tmp_path: Path, 
     assert np.isnan(found[[1, 4]]).all()
 
 
+@pytest.mark.parametrize("tail", [1, 9, 15, 20, 51, 58])
+def test_cosines_before_the_tail_are_the_naive_ones(made: Made, tmp_path: Path, tail: int) -> None:
+    trained = made.task.layout.trained
+    made.updates[1, trained - tail : trained] += 100.0
+    made.recorder(tmp_path, recordings=frozenset({"front"}), tail=tail).record(made.round)
+    found = Trace(tmp_path).cosine_front(0)
+    for client, start, update in zip(PRESENT, made.starts(), made.updates, strict=True):
+        g, u = made.gradients(start)[:, : trained - tail], -update[: trained - tail].double()
+        np.testing.assert_allclose(found[client], (g @ u) / (g.norm(dim=1) * u.norm()), rtol=1e-4, atol=1e-6)
+    assert np.isnan(found[[1, 4]]).all()
+    assert np.abs(found[2] - Trace(tmp_path).cosine(0)[2]).max() > 0.05
+
+
+def test_before_no_tail_are_all_coordinates(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path, recordings=frozenset({"front"})).record(made.round)
+    trace = Trace(tmp_path)
+    np.testing.assert_allclose(trace.cosine_front(0), trace.cosine(0), rtol=1e-5, atol=1e-7)
+    made.recorder(tmp_path / "without", tail=5).record(made.round)
+    with pytest.raises(InputError, match=r"no front_dot; .* list an attack with coordinates: front"):
+        Trace(tmp_path / "without").cosine_front(0)
+
+
+def test_tails_where_there_is_one(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path / "with", tail=20).record(made.round)
+    trace, trained = Trace(tmp_path / "with"), made.task.layout.trained
+    tails = made.updates[:, trained - 20 : trained].double().numpy()
+    here = list(PRESENT)
+    assert trace.tail == 20
+    np.testing.assert_allclose(trace.tail_sum(0)[here], [math.fsum(row) for row in tails], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(trace.tail_gram(0)[np.ix_(here, here)], tails @ tails.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(trace.weight(0)[here], [10, 20, 30])
+    for absent in (1, 4):
+        assert np.isnan(trace.tail_sum(0)[absent])
+        assert np.isnan(trace.tail_gram(0)[absent]).all()
+        assert np.isnan(trace.tail_gram(0)[:, absent]).all()
+    made.recorder(tmp_path / "without").record(made.round)
+    assert Trace(tmp_path / "without").tail == 0
+    assert "tail" not in json.loads((tmp_path / "without" / "trace.json").read_text())
+    with pytest.raises(InputError, match=r"no tail_gram; it was recorded without: set trace.tail and train"):
+        Trace(tmp_path / "without").tail_gram(0)
+
+
+def test_what_a_countermeasure_leaves_has_a_trace_of_its_own(made: Made, tmp_path: Path) -> None:
+    numbers: list[int] = []
+
+    def halved(cohort: Cohort, number: int) -> Cohort:
+        numbers.append(number)
+        return replace(cohort, updates=cohort.updates / 2)
+
+    options: dict[str, Any] = {"recordings": frozenset({"outputs"}), "tail": 7}
+    plain = made.recorder(tmp_path / "plain", **options).record(made.round)
+    size = made.recorder(tmp_path / "both", countermeasures={"halved": halved}, **options).record(made.round)
+    assert numbers == [7]
+    names = ["trace.json", path_of(tmp_path, 7).name]
+    for name in names:
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    assert size == plain + path_of(tmp_path / "both" / "halved", 7).stat().st_size
+    trace = Trace(tmp_path / "both")
+    assert trace.variant("sent") is trace
+    made.updates /= 2
+    made.recorder(tmp_path / "naive", **options).record(made.round)
+    assert trace.variant("halved").rounds == (7,)
+    for name in names:
+        assert (tmp_path / "both" / "halved" / name).read_bytes() == (tmp_path / "naive" / name).read_bytes()
+    made.recorder(tmp_path / "both", countermeasures={"halved": halved}).record(
+        Round(8, made.start, made.start.clone(), None)
+    )
+    assert not Trace(tmp_path / "both").variant("halved").present(1).any(), "nobody's answer, nothing to change"
+    assert numbers == [7]
+
+
+def test_evidence_that_a_countermeasure_did_not_leave_is_named(made: Made, tmp_path: Path) -> None:
+    recorder = made.recorder(tmp_path, countermeasures={"denoised": lambda cohort, _: cohort})
+    recorder.record(made.round)
+    with pytest.raises(InputError, match="no evidence of updates: insider; list an attack that is told so"):
+        Trace(tmp_path).variant("insider")
+    path_of(tmp_path / "denoised", 7).unlink()
+    with pytest.raises(InputError, match=r"denoised: holds rounds \(\); expected \(7,\): train again"):
+        Trace(tmp_path).variant("denoised")
+
+
 def test_what_raised_a_class_is_the_naive_share(made: Made, tmp_path: Path) -> None:
     made.recorder(tmp_path).record(made.round)
     found, head = Trace(tmp_path).rise(0), made.task.layout.head
@@ -201,6 +286,42 @@ def test_gradients_on_a_support_only_where_they_are_asked_for(made: Made, tmp_pa
     assert sizes[0] == sizes[1] < more
     with pytest.raises(InputError, match=r"no support_norm2; .* list an attack with coordinates: nonzero"):
         Trace(tmp_path / "a").cosine_nonzero(0)
+
+
+def test_outputs_only_where_they_are_asked_for(made: Made, tmp_path: Path) -> None:
+    made.recorder(tmp_path / "with", recordings=frozenset({"outputs"})).record(made.round)
+    trace = Trace(tmp_path / "with")
+    uploads = [start + update for start, update in zip(made.starts(), made.updates, strict=True)]
+    models = dict(zip(PRESENT, uploads, strict=True))
+    for client in range(K):
+        if client not in PRESENT:
+            assert all(np.isnan(getattr(trace, name)(0)[client]).all() for name in OUTPUTS)
+            continue
+        for name, naive in outputs_by_hand(made, models[client]).items():
+            np.testing.assert_allclose(getattr(trace, name)(0)[client], naive, rtol=1e-4, err_msg=name)
+    for name, naive in outputs_by_hand(made, made.end).items():
+        np.testing.assert_allclose(getattr(trace, f"global_{name}")(0), naive, rtol=1e-4, err_msg=name)
+    made.recorder(tmp_path / "hidden", aggregate_only=True, recordings=frozenset({"outputs"})).record(made.round)
+    hidden = Trace(tmp_path / "hidden")
+    np.testing.assert_array_equal(hidden.global_entropy(0), trace.global_entropy(0))
+    made.recorder(tmp_path / "without").record(made.round)
+    for name in (*OUTPUTS, *(f"global_{name}" for name in OUTPUTS)):
+        with pytest.raises(InputError, match=rf"no {name}; .* list an attack that reads it"):
+            getattr(Trace(tmp_path / "without"), name)(0)
+        if not name.startswith("global"):
+            with pytest.raises(InputError, match=f"no {name}"):
+                getattr(hidden, name)(0)
+
+
+def outputs_by_hand(made: Made, at: Tensor) -> dict[str, Any]:
+    p = made._place(at)(made.examples.x.double()).detach().softmax(1).numpy()
+    own = made.examples.y.numpy()
+    modified = [
+        -(1 - row[y]) * np.log(row[y]) - sum(q * np.log(1 - q) for i, q in enumerate(row) if i != y)
+        for row, y in zip(p, own, strict=True)
+    ]
+    entropy = [-sum(q * np.log(q) for q in row) for row in p]
+    return {"top": p.max(1), "spread": p.std(1), "entropy": entropy, "modified_entropy": modified}
 
 
 def test_who_was_there(made: Made, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Per-example evidence against plain float64 autograd, one example at a time."""
 
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from fedsiege import products, signals
 from fedsiege.records import Cohort, Examples
-from fedsiege.signals import align, losses_of, uploaded
+from fedsiege.signals import align, gram, losses_of, outputs_of, uploaded
 from fedsiege.task import Task, seeded
 
 CLASSES, M, N = 4, 9, 3
@@ -292,6 +293,35 @@ def test_squared_norms_where_an_update_is_not_zero_agree_with_naive_float64_auto
         torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.13, 0.5, 0.81, 1.0])
+@pytest.mark.parametrize("batch", [None, 2])
+def test_products_before_a_cut_agree_with_naive_float64_autograd(case: Case, share: float, batch: int) -> None:
+    cut = round(share * case.task.layout.trained)
+    gradients, updates, change = case.gradients(), case.updates, case.updates.mean(0)
+    found = align(case.task, case.start, updates, case.examples, case.tensors(), extra=change, batch=batch, cut=cut)
+    assert found.front is not None
+    g, u = gradients[:, :cut], updates[:, :cut].double()
+    within = 2e-6 * float((u.abs() @ g.abs().T).max()) if cut else 0
+    torch.testing.assert_close(found.front.dot.double(), -u @ g.T, rtol=2e-4, atol=within)
+    close(found.front.gradient_norm2, g.square().sum(1))
+    close(found.front.update_norm2, u.square().sum(1))
+    plain = align(case.task, case.start, updates, case.examples, case.tensors(), extra=change, batch=batch)
+    assert plain.front is None
+    for name in ("dot", "gradient_norm2", "gradient_sum", "update_norm2", "update_sum", "start_loss"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=0, atol=0)
+
+
+def test_products_of_rows_with_each_other() -> None:
+    rows = torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0))
+    found = gram(rows)
+    assert found.dtype == torch.float64
+    for i in range(3):
+        for j in range(3):
+            assert float(found[i, j]) == pytest.approx(
+                float((rows[i].double() * rows[j].double()).sum()), rel=1e-10
+            )
+
+
 @pytest.mark.parametrize("block", [1, 40])
 @pytest.mark.parametrize("gathered", [0, 10**6])
 @pytest.mark.parametrize("batch", [1, 4])
@@ -432,7 +462,67 @@ def test_losses_of_models_by_hand() -> None:
         shares = np.exp(softmax) / np.exp(softmax).sum(1, keepdims=True)
         naive: NDArray[np.float64] = -np.log(shares[np.arange(M), case.examples.y.numpy()])
         np.testing.assert_allclose(loss.numpy(), naive, rtol=1e-5)
-    assert losses_of(case.task, iter(models), case.examples).logits is None
+    plain = losses_of(case.task, iter(models), case.examples)
+    assert plain.logits is None
+    assert plain.outputs == {}
+
+
+def test_outputs_of_models_are_those_of_their_logits() -> None:
+    case = Case("mlp")
+    models = [case.start, case.start + case.updates[0]]
+    found = losses_of(case.task, iter(models), case.examples, keep_logits=True, keep_outputs=True)
+    assert found.logits is not None
+    assert set(found.outputs) == {"top", "spread", "entropy", "modified_entropy"}
+    for row, logits in enumerate(found.logits):
+        for name, values in outputs_of(logits, case.examples.y).items():
+            assert values.dtype == torch.float32
+            assert torch.equal(found.outputs[name][row], values)
+
+
+def outputs_by_hand(logits: list[float], y: int) -> dict[str, Decimal]:
+    """The definitions in 400 digits, term by term."""
+    with localcontext(prec=400, Emin=-99999):
+        shares = [Decimal(z).exp() for z in logits]
+        p = [share / sum(shares, Decimal()) for share in shares]
+        mean = sum(p, Decimal()) / len(p)
+        others = sum((q * (1 - q).ln() for i, q in enumerate(p) if i != y), Decimal())
+        return {
+            "top": max(p),
+            "spread": (sum(((q - mean) ** 2 for q in p), Decimal()) / len(p)).sqrt(),
+            "entropy": -sum((q * q.ln() for q in p), Decimal()),
+            "modified_entropy": -(1 - p[y]) * p[y].ln() - others,
+        }
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [0.5, -1.0, 2.0, 0.25],
+        [1.0, 1.0, 1.0, 1.0],
+        [3.0, 3.0, -2.0, -2.0],
+        [30.0, 0.0, -3.0, 1.0],
+        [0.0, 200.0, -50.0, 3.0],
+        [300.0, -300.0, 0.0, 299.0],
+        [-5.0, 40.0],
+    ],
+)
+def test_outputs_are_their_definitions_even_of_sure_models(logits: list[float]) -> None:
+    for y in range(len(logits)):
+        found = outputs_of(torch.tensor([logits]), torch.tensor([y]))
+        for name, naive in outputs_by_hand(logits, y).items():
+            least = 1e-15 if name == "spread" else 1e-37
+            assert float(found[name]) == pytest.approx(float(naive), rel=1e-6, abs=least), (name, y)
+
+
+def test_outputs_of_a_model_beyond_doubt_are_finite() -> None:
+    logits = torch.tensor([[9000.0, -9000.0, 0.0]] * 2)
+    found = outputs_of(logits, torch.tensor([0, 1]))
+    assert found["top"].tolist() == [1.0, 1.0]
+    assert found["entropy"].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(found["spread"], np.sqrt(2) / 3, rtol=1e-6)
+    assert found["modified_entropy"][0] == 0.0
+    # Sure of the wrong class: (1 - 0) * 18000 for the label's, and 1 * 9000 for the class it is sure of.
+    assert found["modified_entropy"][1] == 27000.0
 
 
 def test_uploaded_models_are_each_rows_own_start_plus_its_update() -> None:

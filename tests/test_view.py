@@ -5,9 +5,22 @@ import numpy as np
 import pytest
 
 from fedsiege.errors import InputError, ThreatModelError
-from fedsiege.view import AXES, ArrayEvidence, View
+from fedsiege.view import AXES, ArrayEvidence, Signal, View, apart, as_one
 
 T, K, M, C = 3, 4, 5, 2
+OF_CANDIDATES: tuple[Signal, ...] = (
+    "loss",
+    "top",
+    "spread",
+    "entropy",
+    "modified_entropy",
+    "cosine",
+    "cosine_nonzero",
+    "cosine_unshifted",
+    "cosine_front",
+    "diff",
+)
+"""Signals of each client and candidate."""
 GLOBAL_VANTAGES = ["client", "malicious_clients", "coalition_member", "server_aggregate_only"]
 
 
@@ -22,14 +35,14 @@ def arrays() -> dict[str, Any]:
     made["labels"] = np.array([0, 1, 1, 0, 1])
     made["present"] = np.ones((T, K), dtype=bool)
     made["present"][1, 2] = False
-    for name in ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "head", "rise"):
+    for name in (*OF_CANDIDATES, "head", "rise"):
         made[name][1, 2] = np.nan
     return made
 
 
 def test_server_sees_the_targets_column_and_the_others_that_were_present(arrays: dict[str, Any]) -> None:
     view = View(ArrayEvidence(arrays), "server")
-    for signal in ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "rise"):
+    for signal in (*OF_CANDIDATES, "rise"):
         np.testing.assert_array_equal(view.own(signal, 1, 1), arrays[signal][1, 1])
         np.testing.assert_array_equal(view.others(signal, 1, 1), arrays[signal][1, [0, 3]])
         np.testing.assert_array_equal(view.others(signal, 1, 0), arrays[signal][0, [0, 2, 3]])
@@ -101,6 +114,8 @@ def test_other_vantages_see_the_global_model_in_every_round(arrays: dict[str, An
     assert view.rounds(2) == [0, 1, 2]
     for target in (0, 2):
         np.testing.assert_array_equal(view.own("loss", target, 1), arrays["global_loss"][1])
+        for signal in ("top", "spread", "entropy", "modified_entropy"):
+            np.testing.assert_array_equal(view.own(signal, target, 1), arrays[f"global_{signal}"][1])
         np.testing.assert_array_equal(view.own("cosine", target, 1), arrays["aggregate_cosine"][1])
         np.testing.assert_array_equal(view.own("diff", target, 1), arrays["aggregate_diff"][1])
         np.testing.assert_array_equal(view.own("norm2", target, 1), arrays["norm2"][1])
@@ -111,7 +126,7 @@ def test_other_vantages_are_refused_single_updates(arrays: dict[str, Any], vanta
     view = View(ArrayEvidence(arrays), vantage)
     with pytest.raises(ThreatModelError, match=rf"vantage {vantage}.*others\('cosine'\).*single clients.*hidden"):
         view.others("cosine", 0, 0)
-    for signal in ("head", "rise", "cosine_nonzero", "cosine_unshifted"):
+    for signal in ("head", "rise", "cosine_nonzero", "cosine_unshifted", "cosine_front"):
         with pytest.raises(ThreatModelError, match=rf"own\('{signal}'\)"):
             view.own(signal, 0, 0)
     with pytest.raises(ThreatModelError, match="hidden"):
@@ -122,6 +137,40 @@ def test_other_vantages_are_refused_single_updates(arrays: dict[str, Any], vanta
         view.present(0)
     with pytest.raises(ThreatModelError, match=r"own\('head'\)"):
         view.each("head", [0, 1], 0)
+
+
+def test_a_coalition_as_one_client() -> None:
+    present = np.array([True, True, False, True, True, True])
+    coalitions = [{0, 2, 3}, {1, 5}]
+    seen = {
+        None: [True, True, False, False, True, False],
+        0: [True, True, False, False, True, False],
+        3: [False, True, False, True, True, False],
+        2: [False, True, False, False, True, False],
+        5: [True, False, False, False, True, True],
+        4: [True, True, False, False, True, False],
+    }
+    for target, expected in seen.items():
+        assert as_one(present, coalitions, target).tolist() == expected, target
+    assert present.sum() == 5, "what was given is left as it is"
+    assert as_one(present, [], 0).tolist() == present.tolist()
+
+
+def test_members_do_not_see_their_own_coalition_among_the_others(arrays: dict[str, Any]) -> None:
+    sides = list(apart(ArrayEvidence(arrays), [{0, 1}], [3, 1, 2, 0]))
+    assert [targets for _, targets in sides] == [[3, 2], [1], [0]]
+    for evidence, (target, *_) in sides:
+        view = View(evidence, "server")
+        others = {3: [0, 2], 1: [2, 3], 0: [2, 3]}[target]
+        np.testing.assert_array_equal(view.others("loss", target, 0), arrays["loss"][0, others])
+        np.testing.assert_array_equal(view.own("top", target, 0), arrays["top"][0, target])
+        assert view.present(0).tolist() == sorted([target, *others])
+        assert view.recorded == (1, 2, 3)
+        assert view.clients == K
+        np.testing.assert_array_equal(view.labels, arrays["labels"])
+    evidence = ArrayEvidence(arrays)
+    assert list(apart(evidence, [], [1, 0])) == [(evidence, [1, 0])]
+    assert [targets for _, targets in apart(evidence, [{0, 1}], [1])] == [[1]]
 
 
 def test_every_vantage_is_one_or_the_other(arrays: dict[str, Any]) -> None:

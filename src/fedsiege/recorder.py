@@ -1,16 +1,17 @@
 """From a finished round to the evidence of it on disk."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedsiege.countermeasures import Countermeasure, tail_place
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Examples, Round
-from fedsiege.signals import Alignment, align, losses_of, uploaded
+from fedsiege.signals import Alignment, Losses, align, gram, losses_of, sums, uploaded
 from fedsiege.task import Task
 from fedsiege.trace import Groups, Header, absent, entries, grouping, write_round
 
@@ -32,7 +33,15 @@ class Recorder:
     aggregate_only: bool = False
     keep_logits: bool = False
     recordings: frozenset[str] = frozenset()
-    """Evidence that is recorded on request alone: `support`, gradients' norms where an update is not zero."""
+    """Evidence that is recorded on request alone.
+
+    `support`: gradients' norms where an update is not zero. `outputs`: what probabilities tell beside the loss.
+    `front`: products over the trained entries before the tail.
+    """
+    tail: int | None = None
+    """The last trained entries, in which coalitions' noise is looked for; None where nobody says how many."""
+    countermeasures: Mapping[str, Countermeasure] = field(default_factory=dict)
+    """What else the server makes of what it received, by name; the evidence of each is a trace of its own."""
 
     def begin(self) -> None:
         """Write what all rounds share."""
@@ -47,12 +56,23 @@ class Recorder:
             head=head,
             ids=self.candidates.ids,
             labels=self.candidates.y.cpu().numpy(),
+            tail=self.tail or 0,
         ).write(self.folder)
+        for name in self.countermeasures:
+            self._after(name).begin()
 
     def record(self, done: Round) -> int:
-        """Compute and write one round's evidence; returns its bytes."""
-        broadcast = losses_of(self.task, iter([done.end]), self.candidates, self.keep_logits)
+        """Compute and write one round's evidence; returns its bytes.
+
+        The round's file in `folder` comes last: where it is, those of the countermeasures are too.
+        """
+        size = sum(
+            self._after(name).record(replace(done, cohort=done.cohort and counter(done.cohort, done.number)))
+            for name, counter in self.countermeasures.items()
+        )
+        broadcast = self._losses(iter([done.end]))
         tensors = {"global_loss": broadcast.loss[0]}
+        tensors |= {f"global_{name}": values[0] for name, values in broadcast.outputs.items()}
         if broadcast.logits is not None:
             tensors["global_logits"] = broadcast.logits[0]
         if self.aggregate_only:
@@ -62,22 +82,43 @@ class Recorder:
         else:
             tensors |= self._aligned(done, done.cohort) | self._single(done.cohort)
         _check_finite(done.number, tensors, done.cohort)
-        return write_round(self.folder, done.number, tensors)
+        return size + write_round(self.folder, done.number, tensors)
+
+    def _after(self, name: str) -> "Recorder":
+        """What writes the trace of a countermeasure."""
+        return replace(self, folder=self.folder / name, countermeasures={})
 
     def _single(self, cohort: Cohort) -> dict[str, Tensor]:
         """Losses of the uploaded models, the last layer's updates, and who was there."""
         here = torch.tensor(cohort.clients)
-        losses = losses_of(self.task, uploaded(cohort), self.candidates, self.keep_logits)
+        losses = self._losses(uploaded(cohort))
         tensors = {
             "loss": losses.loss,
             "head": cohort.updates[:, self.task.layout.head],
             "age": torch.tensor(cohort.ages, dtype=torch.float32),
             "weight": cohort.weights,
+            **losses.outputs,
         }
         if losses.logits is not None:
             tensors["logits"] = losses.logits
         spread = {name: absent(values, cohort.clients, self.clients, axis=0) for name, values in tensors.items()}
+        spread |= self._tails(cohort)
         return {**spread, "present": torch.zeros(self.clients, dtype=torch.uint8).index_fill_(0, here, 1)}
+
+    def _tails(self, cohort: Cohort) -> dict[str, Tensor]:
+        """Sums [K] of the updates' tails, and the products [K, K] of each with each, where there is a tail."""
+        if not self.tail:
+            return {}
+        tails = cohort.updates[:, tail_place(self.task.layout, self.tail)]
+        products = absent(gram(tails), cohort.clients, self.clients, axis=0)
+        return {
+            "tail_sum": absent(sums(tails), cohort.clients, self.clients, axis=0),
+            "tail_gram": absent(products, cohort.clients, self.clients, axis=1),
+        }
+
+    def _losses(self, models: Iterator[Tensor]) -> Losses:
+        """The models' losses, and what else is to be kept of their outputs."""
+        return losses_of(self.task, models, self.candidates, self.keep_logits, "outputs" in self.recordings)
 
     def _aligned(self, done: Round, cohort: Cohort | None) -> dict[str, Tensor]:
         """Products with the updates, rows grouped by the model they started from, and with the global change."""
@@ -85,6 +126,7 @@ class Recorder:
         own = {age: [i for i, a in enumerate(cohort.ages) if a == age] for age in cohort.starts} if cohort else {}
         ages = sorted({0, *own})
         support = "support" in self.recordings and cohort is not None
+        cut = self.task.layout.trained - (self.tail or 0) if "front" in self.recordings and cohort else None
         found: list[Alignment] = []
         order: list[int] = []
         for age in ages:
@@ -92,7 +134,9 @@ class Recorder:
             updates = _rows(cohort, rows) if cohort else done.start.new_empty(0, len(done.start))
             start = cohort.starts[age] if cohort and age in cohort.starts else done.start
             change = done.end - done.start if age == 0 else None
-            found.append(align(self.task, start, updates, self.candidates, groups, change, support=support))
+            found.append(
+                align(self.task, start, updates, self.candidates, groups, change, support=support, cut=cut)
+            )
             order += [cohort.clients[i] for i in rows] if cohort else []
         tensors: dict[str, Any] = {
             "aggregate_dot": found[0].dot[:, -1],
@@ -109,6 +153,12 @@ class Recorder:
             for name in ("dot", "update_norm2", "update_sum", *(["support_norm2"] if support else [])):
                 parts = [getattr(one, name)[:, :count] for one, count in zip(found, counts, strict=True)]
                 tensors[name] = absent(torch.cat(parts, 1), order, self.clients, axis=1)
+            fronts = [one.front for one in found if one.front is not None]
+            if fronts:
+                tensors["front_gradient_norm2"] = torch.stack([front.gradient_norm2 for front in fronts])
+                for name in ("dot", "update_norm2"):
+                    parts = [getattr(front, name) for front in fronts]
+                    tensors[f"front_{name}"] = absent(torch.cat(parts), order, self.clients, axis=0)
         return tensors
 
 

@@ -20,7 +20,8 @@ def score(
     Args:
         attack: a name, `{name: ..., field: ...}` or a membership attack.
         signals: what the attack reads of `loss cosine diff` [T, K, m] and `norm2` [T, m], for T rounds, K clients
-            and m candidates; `head` [T, K, C] and `labels` [m] for label_only; `global_loss aggregate_cosine
+            and m candidates; `top spread entropy modified_entropy` [T, K, m] for seqmia; `head` [T, K, C] and
+            `labels` [m] for label_only; `global_loss` (and `global_top` and so on) `aggregate_cosine
             aggregate_diff` [T, m] for vantages that see global models only; `present` [T, K] where clients were
             sampled (rows of absent clients may be NaN).
         target: the client asked about, 0..K-1.

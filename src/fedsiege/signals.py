@@ -10,7 +10,7 @@ Cost per candidate: one forward and backward pass, the layers' products, and one
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +48,8 @@ class Alignment:
     dot [G, n, m] is with `start - local`: positive when training went down the example's loss, as for a member.
     gradient_norm2 [G, m] and update_norm2 [G, n] are squared norms, gradient_sum and update_sum the sums of all
     entries; start_loss [m] is the loss of the start model. Where it was asked for, support_norm2 [G, n, m] is the
-    squared norm of a gradient on those entries that an update (`extra` left out) did not leave at zero.
+    squared norm of a gradient on those entries that an update (`extra` left out) did not leave at zero, and `front`
+    has the products over the first entries alone, `extra` left out too.
     """
 
     dot: Tensor
@@ -58,6 +59,44 @@ class Alignment:
     update_sum: Tensor
     start_loss: Tensor
     support_norm2: Tensor | None = None
+    front: "Front | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """As `Alignment`, over the entries before `cut` alone: dot [n, m] and squared norms [m] and [n]."""
+
+    cut: int
+    dot: Tensor
+    gradient_norm2: Tensor
+    update_norm2: Tensor
+
+    @classmethod
+    def of(cls, cut: int, updates: Tensor, m: int) -> "Front":
+        """Nothing added yet."""
+        dot, norm2 = updates.new_zeros(len(updates), m), updates.new_zeros(m)
+        return cls(cut, dot, norm2, norms2(updates[:, :cut]).float())
+
+    def add(self, piece: Piece, begin: int, rows: Tensor, found: tuple[Tensor, Tensor], some: slice) -> None:
+        """Take a piece of the gradients of some candidates.
+
+        Args:
+            piece: the gradients from entry `begin` of the flat vector on.
+            begin: its place.
+            rows: the updates there [n, entries].
+            found: the piece's products, of these updates first, and its squared norms.
+            some: the candidates.
+
+        """
+        products, squares = found
+        kept = min(piece.entries, self.cut - begin)
+        if kept <= 0:
+            return
+        if kept < piece.entries:  # the cut goes through this tensor
+            inside = (torch.arange(piece.entries, device=rows.device) < kept).to(rows.dtype)
+            (products, _), (squares,) = piece.against([rows * inside]), piece.squares_on(inside[None])
+        self.dot[:, some] -= products[: len(rows)]
+        self.gradient_norm2[some] += squares
 
 
 def align(
@@ -69,6 +108,7 @@ def align(
     extra: Tensor | None = None,
     batch: int | None = None,
     support: bool = False,
+    cut: int | None = None,
 ) -> Alignment:
     """Align per-example gradients at the model `start` [d] with updates [n, d].
 
@@ -81,6 +121,7 @@ def align(
         extra: one more update [d], which becomes the last row (the change of the global model, say).
         batch: candidates per backward pass; by the model's size when left out. Results do not depend on it.
         support: whether to form `support_norm2`, which takes every layer's gradients.
+        cut: where the entries end of which `front` has the products; left out, there is no `front`.
 
     """
     task.load(start)
@@ -95,6 +136,7 @@ def align(
     norm2, total = torch.zeros(2, count, m, device=task.device)
     on_support = torch.zeros(count, len(updates), m, device=task.device) if support else None
     losses = torch.zeros(m, device=task.device)
+    front = None if cut is None else Front.of(cut, updates.to(task.device), m)
     places = list(task.layout.slices())[: len(groups)]
     where = {name: (group, place) for (name, place), group in zip(places, groups, strict=True)}
     tape = Tape(task, task.inputs(examples.x[:1]))
@@ -114,17 +156,26 @@ def align(
                 total[group, some] += piece.total()
                 if on_support is not None:
                     on_support[group, :, some] += piece.squares_on(stacks[0])
+                if front is not None:
+                    front.add(piece, begin, stacks[0], (products, squares), some)
     update_norm2, update_sum = torch.zeros(2, count, n, dtype=torch.float64, device=task.device)
     for (_, place), group in zip(places, groups, strict=True):
         stacks = read(place)
         update_norm2[group] += torch.cat([norms2(rows) for rows in stacks])
         update_sum[group] += torch.cat([sums(rows) for rows in stacks])
-    return Alignment(-dot, norm2, total, update_norm2.float(), update_sum.float(), losses, on_support)
+    return Alignment(-dot, norm2, total, update_norm2.float(), update_sum.float(), losses, on_support, front)
 
 
 def sums(rows: Tensor) -> Tensor:
     """Sums [n] of rows [n, d], as `norms2` forms squared norms."""
     return torch.stack([part.sum(1) for part in rows.split(2**15, dim=1)]).sum(0, dtype=torch.float64)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Products [n, n] of each of rows [n, d] with each, in float64."""
+    parts = (part.double() for part in rows.split(2**15, dim=1))
+    products: Tensor = sum((part @ part.T for part in parts), rows.new_zeros(len(rows), len(rows)).double())
+    return products
 
 
 def norms2(rows: Tensor) -> Tensor:
@@ -395,21 +446,63 @@ KNOWN: dict[type[nn.Module], PerExample] = {
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Losses [n, m] of n models on m candidates, and their logits [n, m, C] when they were asked for."""
+    """Losses [n, m] of n models on m candidates and, when they were asked for, their logits [n, m, C].
+
+    `outputs` has, when asked for, what `outputs_of` makes of each model's logits, by name [n, m].
+    """
 
     loss: Tensor
     logits: Tensor | None
+    outputs: Mapping[str, Tensor]
 
 
-def losses_of(task: Task, models: Iterator[Tensor], examples: Examples, keep_logits: bool = False) -> Losses:
+def losses_of(
+    task: Task,
+    models: Iterator[Tensor],
+    examples: Examples,
+    keep_logits: bool = False,
+    keep_outputs: bool = False,
+) -> Losses:
     """The loss of each model [d] on each candidate: one forward pass a model."""
-    losses, logits = [], []
+    losses, logits, outputs = [], [], []
     for model in models:
         output = task.predict(model, examples)
         losses.append(task.losses(output, examples.y))
         if keep_logits:
             logits.append(output)
-    return Losses(torch.stack(losses), torch.stack(logits) if keep_logits else None)
+        if keep_outputs:
+            outputs.append(outputs_of(output, examples.y))
+    return Losses(
+        torch.stack(losses),
+        torch.stack(logits) if keep_logits else None,
+        {name: torch.stack([one[name] for one in outputs]) for name in (outputs[0] if outputs else ())},
+    )
+
+
+def outputs_of(logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """What probabilities p tell beside the loss [m], in float32, from logits [m, C] of two classes or more.
+
+    `top` is the largest p, `spread` the population standard deviation of p over classes, `entropy` is
+    -sum p log p, `modified_entropy` is -(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i).
+
+    All in float64, and the complement of the largest p as the sum of the others: a model that is sure, of the right
+    class or of a wrong one, has finite values that are right to the last digits.
+    """
+    best = logits.argmax(1, keepdim=True)
+    log_p = F.log_softmax(logits.double(), 1)
+    rest = log_p.scatter(1, best, -torch.inf).logsumexp(1, keepdim=True)
+    log_p = log_p.scatter(1, best, torch.log1p(-rest.exp()))
+    p = log_p.exp()
+    log_complement = torch.log1p(-p).scatter(1, best, rest)
+    own, others = y[:, None], (p * log_complement).scatter(1, y[:, None], 0.0)
+    modified = -(log_complement.gather(1, own).exp() * log_p.gather(1, own)).squeeze(1) - others.sum(1)
+    made = {
+        "top": p.amax(1),
+        "spread": p.std(1, correction=0),
+        "entropy": -(p * log_p).sum(1),
+        "modified_entropy": modified,
+    }
+    return {name: values.float() for name, values in made.items()}
 
 
 def uploaded(cohort: Cohort) -> Iterator[Tensor]:

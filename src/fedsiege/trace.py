@@ -49,6 +49,8 @@ class Header:
     labels: NDArray[np.int64]
     sizes: tuple[int, ...] = ()
     """Entries of each group; none where a trace is older than they are."""
+    tail: int = 0
+    """The last trained entries, in which coalitions' noise is looked for; 0 where none were named."""
 
     def write(self, folder: Path) -> None:
         """Begin a trace in `folder`."""
@@ -62,6 +64,7 @@ class Header:
             "head": list(self.head),
             "ids": self.ids.tolist(),
             "labels": self.labels.tolist(),
+            **({"tail": self.tail} if self.tail else {}),
         }
         write_json(folder / HEADER, {**content, "sha256": _checksum(content)})
 
@@ -87,12 +90,25 @@ class Header:
             ids=np.array(content["ids"], dtype=np.str_),
             labels=np.array(content["labels"], dtype=np.int64),
             sizes=tuple(content.get("sizes", ())),
+            tail=content.get("tail", 0),
         )
 
 
+OUTPUTS = ("top", "spread", "entropy", "modified_entropy")
+"""What probabilities tell beside the loss."""
+
+AS_RECORDED = frozenset(f"{model}{name}" for model in ("", "global_") for name in ("loss", *OUTPUTS))
+"""Signals that are on disk as they are."""
+
 MISSING = {
+    **dict.fromkeys(
+        AS_RECORDED - {"loss", "global_loss"},
+        ": list an attack that reads it (or record with recordings={'outputs'}) and train",
+    ),
     "support_norm2": ": list an attack with coordinates: nonzero (or record with recordings={'support'}) and train",
     "gradient_sum": ", by an older version: train again",
+    "front_dot": ": list an attack with coordinates: front (or record with recordings={'front'}) and train",
+    **dict.fromkeys(("tail_sum", "tail_gram"), ": set trace.tail and train"),
 }
 """What to do about evidence that a recorded round may lack."""
 
@@ -146,6 +162,7 @@ class Trace:
         header = Header.read(folder)
         self.clients, self.classes = header.clients, header.classes
         self.groups, self.sizes, self.head_sizes = header.groups, header.sizes, header.head
+        self.tail = header.tail
         self.ids, self.labels = header.ids, header.labels
         self.rounds = recorded_in(folder)
         # Attacks walk through all rounds, target by target: as many rounds stay in memory as fit into CACHE.
@@ -162,6 +179,38 @@ class Trace:
         """The loss of the model that the round ended with [m]."""
         return self._signal(t, "global_loss")
 
+    def top(self, t: int) -> NDArray[np.float32]:
+        """The largest probability, of each client's uploaded model [K, m]; where recorded."""
+        return self._signal(t, "top")
+
+    def global_top(self, t: int) -> NDArray[np.float32]:
+        """The largest probability, of the model that the round ended with [m]; where recorded."""
+        return self._signal(t, "global_top")
+
+    def spread(self, t: int) -> NDArray[np.float32]:
+        """Standard deviation over classes of the probabilities of each client's model [K, m]; where recorded."""
+        return self._signal(t, "spread")
+
+    def global_spread(self, t: int) -> NDArray[np.float32]:
+        """Standard deviation over classes of the probabilities of the round's last model [m]; where recorded."""
+        return self._signal(t, "global_spread")
+
+    def entropy(self, t: int) -> NDArray[np.float32]:
+        """The entropy of the probabilities, of each client's uploaded model [K, m]; where recorded."""
+        return self._signal(t, "entropy")
+
+    def global_entropy(self, t: int) -> NDArray[np.float32]:
+        """The entropy of the probabilities, of the model that the round ended with [m]; where recorded."""
+        return self._signal(t, "global_entropy")
+
+    def modified_entropy(self, t: int) -> NDArray[np.float32]:
+        """The modified entropy of the probabilities, of each client's uploaded model [K, m]; where recorded."""
+        return self._signal(t, "modified_entropy")
+
+    def global_modified_entropy(self, t: int) -> NDArray[np.float32]:
+        """The modified entropy of the probabilities, of the model that the round ended with [m]; where recorded."""
+        return self._signal(t, "global_modified_entropy")
+
     def cosine(self, t: int, groups: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Cosine of candidates' gradients with clients' negative updates [K, m]; over some groups, if named."""
         return self._signal(t, "cosine", None if groups is None else tuple(groups))
@@ -169,6 +218,10 @@ class Trace:
     def cosine_nonzero(self, t: int) -> NDArray[np.float32]:
         """As `cosine`, over the entries that the client's update did not leave at zero [K, m]; where recorded."""
         return self._signal(t, "cosine_nonzero")
+
+    def cosine_front(self, t: int) -> NDArray[np.float32]:
+        """As `cosine`, over the trained entries before the tail [K, m]; where recorded."""
+        return self._signal(t, "cosine_front")
 
     def cosine_unshifted(self, t: int) -> NDArray[np.float32]:
         """As `cosine`, after what an update's mean over a group exceeds the other clients' is taken off [K, m]."""
@@ -229,6 +282,35 @@ class Trace:
         logits: NDArray[np.float32] = self._read(t, "logits")
         return logits
 
+    def tail_sum(self, t: int) -> NDArray[np.float64]:
+        """The sum of each client's update over the tail [K]; where the run named one."""
+        return self._read(t, "tail_sum").astype(np.float64)
+
+    def tail_gram(self, t: int) -> NDArray[np.float64]:
+        """The products of clients' updates over the tail, each with each [K, K]; where the run named one."""
+        return self._read(t, "tail_gram").astype(np.float64)
+
+    def weight(self, t: int) -> NDArray[np.float64]:
+        """The weight that each client's answer came with, its number of examples [K]."""
+        return self._read(t, "weight").astype(np.float64)
+
+    def variant(self, updates: str) -> "Trace":
+        """The evidence after a countermeasure (`denoised`, ...), or this one for `sent`.
+
+        Raises InputError where it was not recorded, or not in the same rounds.
+        """
+        if updates == "sent":
+            return self
+        folder = self.folder / updates
+        if not (folder / HEADER).is_file():
+            raise InputError(
+                f"{folder}: no evidence of updates: {updates}; list an attack that is told so, and train"
+            )
+        found = Trace(folder)
+        if found.rounds != self.rounds:
+            raise InputError(f"{folder}: holds rounds {found.rounds}; expected {self.rounds}: train again")
+        return found
+
     def _group(self, name: str) -> int:
         if name not in self.groups:
             raise InputError(
@@ -264,11 +346,13 @@ class Trace:
 
     def _compute(self, t: int, signal: str, groups: tuple[str, ...] | None = None) -> NDArray[np.float32]:
         values: NDArray[np.float32]
-        if signal in ("loss", "global_loss"):
-            losses: NDArray[np.float32] = self._read(t, signal)
-            return losses
+        if signal in AS_RECORDED:
+            values = self._read(t, signal)
+            return values
         if signal == "cosine_nonzero":
             return self._nonzero(t)
+        if signal == "cosine_front":
+            return self._front(t)
         if signal == "cosine_unshifted":
             return self._unshifted(t)
         chosen = slice(None) if groups is None else [self._group(name) for name in groups]
@@ -295,6 +379,15 @@ class Trace:
         for client, row in enumerate(values):
             row[:] = _compared("cosine", dot[:, client], update2[client], norm2[:, client].sum(0, dtype=np.float64))
         return values
+
+    def _front(self, t: int) -> NDArray[np.float32]:
+        dot, update2, start_of = (self._read(t, name) for name in ("front_dot", "front_update_norm2", "start_of"))
+        norm2 = self._read(t, "front_gradient_norm2").astype(np.float64)
+        rows = [
+            _compared("cosine", dot[client, None], update2[client].astype(np.float64), norm2[start_of[client]])
+            for client in range(self.clients)
+        ]
+        return np.stack(rows)
 
     def _unshifted(self, t: int) -> NDArray[np.float32]:
         """In a group of n entries <g, u - c> = <g, u> - c sum(g), and |u - c|² = |u|² - 2 c sum(u) + n c²."""

@@ -5,7 +5,8 @@ Evidence says nothing about membership: a candidate is a column, and no column k
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
@@ -20,10 +21,32 @@ Vantage = Literal[
 ]
 """Where the adversary sits. Only `server` and `server_and_insider` see what single clients uploaded."""
 
-Signal = Literal["loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "norm2", "head", "rise", "labels"]
+Signal = Literal[
+    "loss",
+    "top",
+    "spread",
+    "entropy",
+    "modified_entropy",
+    "cosine",
+    "cosine_nonzero",
+    "cosine_unshifted",
+    "cosine_front",
+    "diff",
+    "norm2",
+    "head",
+    "rise",
+    "labels",
+]
 """What an attack can need of the evidence."""
 
-ON_REQUEST: Mapping[Signal, str] = {"cosine_nonzero": "support"}
+ON_REQUEST: Mapping[Signal, str] = {
+    "cosine_nonzero": "support",
+    "cosine_front": "front",
+    "top": "outputs",
+    "spread": "outputs",
+    "entropy": "outputs",
+    "modified_entropy": "outputs",
+}
 """Signal -> what has to be recorded for it that is not recorded unless an attack of the run needs it."""
 
 Values = NDArray[np.float64]
@@ -34,6 +57,10 @@ SINGLE_UPDATES: tuple[Vantage, ...] = ("server", "server_and_insider")
 
 OF_THE_GLOBAL_MODEL: Mapping[str, str] = {
     "loss": "global_loss",
+    "top": "global_top",
+    "spread": "global_spread",
+    "entropy": "global_entropy",
+    "modified_entropy": "global_modified_entropy",
     "cosine": "aggregate_cosine",
     "diff": "aggregate_diff",
     "norm2": "norm2",
@@ -42,9 +69,14 @@ OF_THE_GLOBAL_MODEL: Mapping[str, str] = {
 
 AXES: Mapping[str, str] = {
     "loss": "TKm",
+    "top": "TKm",
+    "spread": "TKm",
+    "entropy": "TKm",
+    "modified_entropy": "TKm",
     "cosine": "TKm",
     "cosine_nonzero": "TKm",
     "cosine_unshifted": "TKm",
+    "cosine_front": "TKm",
     "diff": "TKm",
     "norm2": "Tm",
     "head": "TKC",
@@ -52,6 +84,10 @@ AXES: Mapping[str, str] = {
     "labels": "m",
     "present": "TK",
     "global_loss": "Tm",
+    "global_top": "Tm",
+    "global_spread": "Tm",
+    "global_entropy": "Tm",
+    "global_modified_entropy": "Tm",
     "aggregate_cosine": "Tm",
     "aggregate_diff": "Tm",
 }
@@ -95,6 +131,38 @@ class Evidence(Protocol):
         """Cross-entropy of the global model at the end of the round, the one broadcast next [m]."""
         ...
 
+    def top(self, t: int) -> Floats:
+        """Largest of the probabilities p, of the model that each client uploaded [K, m]."""
+        ...
+
+    def global_top(self, t: int) -> Floats:
+        """As `top`, of the global model at the end of the round [m]."""
+        ...
+
+    def spread(self, t: int) -> Floats:
+        """Population standard deviation of p over classes, of the model that each client uploaded [K, m]."""
+        ...
+
+    def global_spread(self, t: int) -> Floats:
+        """As `spread`, of the global model at the end of the round [m]."""
+        ...
+
+    def entropy(self, t: int) -> Floats:
+        """Entropy -sum p log p, of the model that each client uploaded [K, m]."""
+        ...
+
+    def global_entropy(self, t: int) -> Floats:
+        """As `entropy`, of the global model at the end of the round [m]."""
+        ...
+
+    def modified_entropy(self, t: int) -> Floats:
+        """-(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i), with y the label [K, m]."""
+        ...
+
+    def global_modified_entropy(self, t: int) -> Floats:
+        """As `modified_entropy`, of the global model at the end of the round [m]."""
+        ...
+
     def cosine(self, t: int) -> Floats:
         """Cosine of the example's gradient at the start model with `start - local` [K, m]; positive = member."""
         ...
@@ -105,6 +173,10 @@ class Evidence(Protocol):
 
     def cosine_unshifted(self, t: int) -> Floats:
         """As `cosine`, with each client's update brought to the other clients' mean, by parameter group [K, m]."""
+        ...
+
+    def cosine_front(self, t: int) -> Floats:
+        """As `cosine`, over the trained parameters before the tail that a coalition's noise falls on [K, m]."""
         ...
 
     def diff(self, t: int) -> Floats:
@@ -136,9 +208,10 @@ class ArrayEvidence:
     """Evidence from plain arrays.
 
     Args:
-        arrays: any of `loss cosine cosine_nonzero cosine_unshifted diff` [T, K, m], `norm2 global_loss
-            aggregate_cosine aggregate_diff` [T, m], `head rise` [T, K, C], `labels` [m] (integers) and `present`
-            [T, K] (booleans; all present when left out).
+        arrays: any of `loss top spread entropy modified_entropy cosine cosine_nonzero cosine_unshifted
+            cosine_front diff` [T, K, m], `norm2 global_loss global_top global_spread global_entropy
+            global_modified_entropy aggregate_cosine aggregate_diff` [T, m], `head rise` [T, K, C], `labels` [m]
+            (integers) and `present` [T, K] (booleans; all present when left out).
         rounds: T increasing round numbers; 1..T when left out.
 
     Raises InputError for an unknown array or a shape that does not fit, and on asking for an array not given.
@@ -174,6 +247,38 @@ class ArrayEvidence:
         """Cross-entropy of the global model [m]."""
         return self._at("global_loss", t)
 
+    def top(self, t: int) -> Floats:
+        """Largest probability of each client's model [K, m]."""
+        return self._at("top", t)
+
+    def global_top(self, t: int) -> Floats:
+        """Largest probability of the global model [m]."""
+        return self._at("global_top", t)
+
+    def spread(self, t: int) -> Floats:
+        """The probabilities' standard deviation over classes, of each client's model [K, m]."""
+        return self._at("spread", t)
+
+    def global_spread(self, t: int) -> Floats:
+        """The probabilities' standard deviation over classes, of the global model [m]."""
+        return self._at("global_spread", t)
+
+    def entropy(self, t: int) -> Floats:
+        """Entropy of the probabilities of each client's model [K, m]."""
+        return self._at("entropy", t)
+
+    def global_entropy(self, t: int) -> Floats:
+        """Entropy of the probabilities of the global model [m]."""
+        return self._at("global_entropy", t)
+
+    def modified_entropy(self, t: int) -> Floats:
+        """Modified entropy of the probabilities of each client's model [K, m]."""
+        return self._at("modified_entropy", t)
+
+    def global_modified_entropy(self, t: int) -> Floats:
+        """Modified entropy of the probabilities of the global model [m]."""
+        return self._at("global_modified_entropy", t)
+
     def cosine(self, t: int) -> Floats:
         """Cosine of gradient and `start - local` [K, m]."""
         return self._at("cosine", t)
@@ -185,6 +290,10 @@ class ArrayEvidence:
     def cosine_unshifted(self, t: int) -> Floats:
         """`cosine` with the update's shift taken off [K, m]."""
         return self._at("cosine_unshifted", t)
+
+    def cosine_front(self, t: int) -> Floats:
+        """`cosine` over the parameters before the tail [K, m]."""
+        return self._at("cosine_front", t)
 
     def diff(self, t: int) -> Floats:
         """2 <g, u> - |g|^2 [K, m]."""
@@ -222,6 +331,98 @@ class ArrayEvidence:
         return self._arrays[name]
 
 
+class AsOne:
+    """Evidence in which each coalition is one client: of its members only the first that is present is seen.
+
+    Args:
+        evidence: in which all members of a coalition have the same rows.
+        coalitions: their members.
+        target: the client asked about, if it is in a coalition; that coalition is then seen as this client.
+
+    """
+
+    def __init__(
+        self, evidence: Evidence, coalitions: Sequence[Collection[int]], target: int | None = None
+    ) -> None:
+        self._evidence, self._coalitions, self._target = evidence, coalitions, target
+        self.rounds, self.clients, self.labels = evidence.rounds, evidence.clients, evidence.labels
+
+    def present(self, t: int) -> Flags:
+        """Who is seen [K]."""
+        return as_one(self._evidence.present(t), self._coalitions, self._target)
+
+    def __getattr__(self, signal: str) -> Any:
+        return getattr(self._evidence, signal)
+
+
+def as_one(present: Flags, coalitions: Sequence[Collection[int]], target: int | None = None) -> Flags:
+    """Who is seen [K] of those present, where each coalition is seen as one client; see `AsOne`."""
+    seen = np.array(present, dtype=np.bool_)
+    for members in coalitions:
+        there = [client for client in sorted(members) if seen[client]]
+        hidden = [client for client in there if client != target] if target in members else there[1:]
+        seen[hidden] = False
+    return seen
+
+
+def apart(
+    evidence: Evidence, coalitions: Sequence[Collection[int]], targets: Sequence[int]
+) -> Iterator[tuple[Evidence, list[int]]]:
+    """The evidence with each coalition as one client, for targets that see the same: members each by themselves."""
+    if not coalitions:
+        yield evidence, list(targets)
+        return
+    members = {client for coalition in coalitions for client in coalition}
+    outside = [target for target in targets if target not in members]
+    sides = [*([(None, outside)] if outside else []), *((one, [one]) for one in targets if one in members)]
+    for target, some in sides:
+        seen: Any = AsOne(evidence, coalitions, target)
+        yield seen, some
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Candidates of which an adversary knows the truth: their columns [n], and who is the target's member [n]."""
+
+    target: int
+    columns: Labels
+    members: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A federation like the attacked one that the adversary trained itself, on data of its own.
+
+    Args:
+        evidence: recorded as the real one was. Its columns are the real evidence's M, which nobody trained on here,
+            and candidates of its own.
+        asked: where the real evidence's columns are in it [M].
+        known: what the adversary knows of its own clients' members, a target each.
+
+    """
+
+    evidence: "Evidence"
+    asked: Labels
+    known: tuple[Known, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What an adversary knows besides the evidence.
+
+    Args:
+        shadows: federations that it trained itself.
+        population: columns of the real evidence that nobody trained on, in no federation, as the adversary knows.
+        known: for an upper bound on what an attack can learn: the truth about some of the real candidates, a target
+            each. Such an attack is judged on the other candidates.
+
+    """
+
+    shadows: tuple[Shadow, ...] = ()
+    population: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    known: tuple[Known, ...] = ()
+
+
 class View:
     """Evidence as one adversary sees it; everything comes out as finite float64.
 
@@ -230,10 +431,11 @@ class View:
     every target, in every recorded round, and `others` and `everyone` raise ThreatModelError.
     """
 
-    def __init__(self, evidence: Evidence, vantage: Vantage) -> None:
+    def __init__(self, evidence: Evidence, vantage: Vantage, background: Background | None = None) -> None:
         if vantage not in get_args(Vantage):
             raise InputError(f"vantage: got {vantage!r}; expected one of {', '.join(get_args(Vantage))}")
         self.vantage: Vantage = vantage
+        self.background = background or Background()
         self.counters: Counters = {}
         self.rounds_read: set[int] = set()
         self._evidence = evidence
@@ -320,6 +522,32 @@ class View:
         """The signal of every client of `present(t)` [n, m] (`head rise`: [n, C]), or some columns of it."""
         self._need_updates(f"everyone({signal!r})")
         return self._finite(signal, t, self._read(signal, t)[self.present(t), columns])
+
+    def shadow_views(self, least: int = 1) -> "list[tuple[Shadow, View]]":
+        """The adversary's own federations, each with a view of it from the same place.
+
+        Raises InputError where there are fewer than `least`.
+        """
+        shadows = self.background.shadows
+        if len(shadows) < least:
+            raise InputError(
+                f"shadows: got {len(shadows)} shadow federations; expected {least} or more, which a run trains and "
+                "plain arrays do not have"
+            )
+        return [(shadow, View(shadow.evidence, self.vantage)) for shadow in shadows]
+
+    def population(self) -> Labels:
+        """Columns of the evidence that the adversary knows to be nobody's; InputError where there are none."""
+        if not len(self.background.population):
+            raise InputError("population: got no examples that the adversary knows to be nobody's; expected some")
+        return self.background.population
+
+    def known(self, target: int) -> Known:
+        """The candidates of a target of which the adversary knows the truth; InputError where there are none."""
+        for known in self.background.known:
+            if known.target == target:
+                return known
+        raise InputError(f"known: got no candidates of client {target} whose truth is known; expected some")
 
     def count(self, name: str, n: float = 1) -> None:
         """Add n to a counter of what the attack did (n = 0 shows the counter at zero)."""

@@ -33,7 +33,7 @@ def test_published_attacks_are_told_nothing(name: str) -> None:
     assert not attack.adapted
     assert attack.heading == attack.title
     assert attack.signals == attack.needs
-    assert recordings([attack]) == frozenset()
+    assert recordings([attack]) == (frozenset({"outputs"}) if name == "seqmia" else frozenset())
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,15 @@ def test_published_attacks_are_told_nothing(name: str) -> None:
             "FedMIA-II (non-zero coordinates, trained rounds)",
             {"cosine_nonzero", "rise", "labels"},
             {"support"},
+        ),
+        (AvgCosine(coordinates="front"), "Avg-Cosine (before the tail)", {"cosine_front"}, {"front"}),
+        (LossSeries(updates="denoised"), "Loss-Series (tail de-noised)", {"loss"}, {"updates:denoised"}),
+        (FedMIAI(updates="coalition"), "FedMIA-I (coalition as one)", {"loss"}, {"updates:coalition"}),
+        (
+            FedMIAII(updates="insider", coordinates="front", average="trained"),
+            "FedMIA-II (before the tail, trained rounds, insider)",
+            {"cosine_front", "rise", "labels"},
+            {"front", "updates:insider"},
         ),
     ],
 )
@@ -84,14 +93,20 @@ def test_a_users_field_of_the_same_name_is_the_users() -> None:
         (AvgCosine, {"coordinates": "unshifted"}),
         (AvgCosine, {"average": "trained"}),
         (LossSeries, {"average": "trained"}),
+        (LossSeries, {"updates": "denoised"}),
+        (AvgCosine, {"updates": "insider"}),
+        (AvgCosine, {"coordinates": "front"}),
     ],
 )
 def test_single_updates_are_needed(cls: Any, told: dict[str, Any], vantage: Vantage) -> None:
     attack = cls(vantage=vantage, **told)
     ((field, value),) = told.items()
-    message = rf"{field}: {value} reads single clients' updates, which vantage {vantage}.*{field} to all"
+    untold = "sent" if field == "updates" else "all"
+    message = rf"{field}: {value} reads single clients' updates, which vantage {vantage}.*{field} to {untold}"
     with pytest.raises(ThreatModelError, match=message):
         check_plan(attack, (1, 2), clients=3)
+    with pytest.raises(ThreatModelError, match=message):
+        check_plan(attack, (1, 2), clients=3, coalitions=[{0, 1}], tail=True)
     view = View(ArrayEvidence({"global_loss": np.ones((2, 3)), "aggregate_cosine": np.ones((2, 3))}), vantage)
     with pytest.raises(ThreatModelError, match=message):
         attack.score(view, 0)
@@ -104,6 +119,45 @@ def test_secure_aggregation_refuses_what_is_told_of_single_updates() -> None:
         resolve_vantage(GradCosine(coordinates="nonzero"), secure_aggregation=True)
     assert "set its vantage" not in str(caught.value), "it would be refused there too"
     assert resolve_vantage(FedMIAI(average="trained"), secure_aggregation=False) == "server"
+    with pytest.raises(ThreatModelError, match=r"loss_series: updates: insider reads .* set updates to sent"):
+        resolve_vantage(LossSeries(updates="insider"), secure_aggregation=True)
+    with pytest.raises(ThreatModelError, match=r"set average to all and updates to sent"):
+        resolve_vantage(LossSeries(updates="coalition", average="trained"), secure_aggregation=True)
+
+
+PAIR = [frozenset({0, 1})]
+
+
+@pytest.mark.parametrize("updates", ["coalition", "insider"])
+def test_what_is_told_of_a_coalition_needs_one(updates: Any) -> None:
+    attack = LossSeries(updates=updates)
+    with pytest.raises(InputError, match=rf"loss_series: updates: {updates} is told of a coalition, .* has none"):
+        check_plan(attack, (1, 2), clients=5, coalitions=[], tail=True)
+    check_plan(attack, (1, 2), clients=5, coalitions=PAIR)
+    check_plan(attack, (1, 2), clients=5)
+
+
+def test_what_is_told_of_a_tail_needs_to_know_where_it_begins() -> None:
+    attack = AvgCosine(updates="denoised", coordinates="front")
+    message = (
+        r"avg_cosine: coordinates: front and updates: denoised needs to know .* the run has no coalition; set "
+        "trace.tail to their share, or coordinates to all and updates to sent"
+    )
+    with pytest.raises(InputError, match=message):
+        check_plan(attack, (1, 2), clients=5, coalitions=[])
+    check_plan(attack, (1, 2), clients=5, coalitions=[], tail=True)
+    check_plan(attack, (1, 2), clients=5, coalitions=PAIR)
+    check_plan(LossSeries(average="trained"), (1, 2), clients=5, coalitions=[])
+
+
+def test_a_coalition_seen_as_one_leaves_fewer_clients() -> None:
+    attack = FedMIAI(updates="coalition")
+    check_plan(attack, (1, 2), clients=5, coalitions=[{0, 1}, {2, 3}])
+    with pytest.raises(
+        InputError, match=r"fedmia_i: with updates: coalition the server sees 2 clients, .* least 3"
+    ):
+        check_plan(attack, (1, 2), clients=5, coalitions=[{0, 1, 4}, {2, 3}])
+    check_plan(FedMIAI(updates="insider"), (1, 2), clients=5, coalitions=[{0, 1, 4}, {2, 3}])
 
 
 def evidence(seed: int) -> dict[str, Any]:
@@ -120,6 +174,7 @@ def evidence(seed: int) -> dict[str, Any]:
         "cosine": rng.normal(size=(T, K, M)) - level,
         "cosine_nonzero": rng.normal(size=(T, K, M)) - level,
         "cosine_unshifted": rng.normal(size=(T, K, M)) - level,
+        "cosine_front": rng.normal(size=(T, K, M)) - level,
         "rise": rise,
         "labels": rng.integers(0, CLASSES, size=M),
         "present": present,
@@ -174,6 +229,7 @@ def test_means_over_trained_rounds_are_the_naive_ones(target: int) -> None:
         ("all", "cosine"),
         ("nonzero", "cosine_nonzero"),
         ("unshifted", "cosine_unshifted"),
+        ("front", "cosine_front"),
     ):
         attack: MembershipAttack = build(
             "membership", {"name": "avg_cosine", "coordinates": coordinates, "average": "trained"}, "test"
@@ -221,12 +277,26 @@ def test_where_all_classes_or_none_were_trained_nothing_changes(name: str, rise:
     np.testing.assert_array_equal(scores_of(name, arrays, average="trained"), scores_of(name, arrays))
 
 
-@pytest.mark.parametrize("name", ["grad_cosine", "avg_cosine", "fedmia_ii"])
-@pytest.mark.parametrize("coordinates", ["nonzero", "unshifted"])
+@pytest.mark.parametrize(
+    ("name", "coordinates"),
+    [
+        *((name, "nonzero") for name in ("grad_cosine", "avg_cosine", "fedmia_ii")),
+        *((name, "unshifted") for name in ("grad_cosine", "avg_cosine", "fedmia_ii")),
+        *((name, "front") for name in ("avg_cosine", "fedmia_ii")),
+    ],
+)
 def test_other_coordinates_are_another_cosine_and_nothing_else(name: str, coordinates: str) -> None:
     arrays = evidence(5)
     instead = {**arrays, "cosine": arrays[f"cosine_{coordinates}"]}
     np.testing.assert_array_equal(scores_of(name, arrays, coordinates=coordinates), scores_of(name, instead))
+
+
+@pytest.mark.parametrize("name", ["loss_series", "avg_cosine", "fedmia_i", "fedmia_ii"])
+@pytest.mark.parametrize("updates", ["denoised", "coalition", "insider"])
+def test_other_updates_are_other_evidence_and_the_same_attack(name: str, updates: str) -> None:
+    """Which evidence an attack gets is the run's part; on plain arrays they are what was given."""
+    arrays = evidence(8)
+    np.testing.assert_array_equal(scores_of(name, arrays, updates=updates), scores_of(name, arrays))
 
 
 def test_rounds_of_another_level_say_nothing() -> None:

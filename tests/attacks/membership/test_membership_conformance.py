@@ -1,6 +1,6 @@
 """What every registered membership attack must do, whatever its idea is."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -11,12 +11,22 @@ from sklearn.metrics import roc_auc_score
 from fedsiege.attacks.membership.base import MembershipAttack, vantages
 from fedsiege.registry import build, load, names
 from fedsiege.streams import stream
-from fedsiege.view import OF_THE_GLOBAL_MODEL, ArrayEvidence, Evidence, Signal, Vantage, View
+from fedsiege.view import (
+    OF_THE_GLOBAL_MODEL,
+    ArrayEvidence,
+    Background,
+    Evidence,
+    Known,
+    Shadow,
+    Signal,
+    Vantage,
+    View,
+)
 
 T, K, CLASSES, TARGET = 5, 6, 4, 2
 TOLD: dict[str, dict[str, Any]] = {
     f"{name}({', '.join(f'{field}={value}' for field, value in told.items())})": {"name": name, **told}
-    for name in ("grad_cosine", "avg_cosine", "loss_series", "fedmia_i", "fedmia_ii")
+    for name in ("grad_cosine", "avg_cosine", "loss_series", "fedmia_i", "fedmia_ii", "fta_c", "fta_l")
     for told in (
         {"coordinates": "nonzero"},
         {"coordinates": "unshifted"},
@@ -30,14 +40,22 @@ CASES: list[tuple[str, Vantage]] = [
     *((name, vantage) for name in names("membership") for vantage in vantages(build("membership", name, "test"))),
     *((label, "server") for label in TOLD),
 ]
-PER_CLIENT = ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "head", "rise")
+QUICK: dict[str, dict[str, Any]] = {
+    "lira": {"shadows": 2},
+    "rmia": {"shadows": 2, "population": 20},
+    "seqmia": {"epochs": 10, "sequences": 200},
+}
+"""Fields of attacks that would take long with their defaults."""
+OUTPUTS = ("top", "spread", "entropy", "modified_entropy")
+PER_CLIENT = ("loss", "cosine", "cosine_nonzero", "cosine_unshifted", "diff", "head", "rise", *OUTPUTS)
 OF_NO_CANDIDATE = ("head", "rise", "present")
 
 Arrays = dict[str, Any]
 
 
 def attack_of(name: str, vantage: Vantage) -> MembershipAttack:
-    attack: MembershipAttack = build("membership", {**TOLD.get(name, {"name": name}), "vantage": vantage}, "test")
+    spec = {**TOLD.get(name, {"name": name}), **QUICK.get(name, {}), "vantage": vantage}
+    attack: MembershipAttack = build("membership", spec, "test")
     return attack
 
 
@@ -67,6 +85,9 @@ def exchangeable(seed: int, m: int) -> Arrays:
         "cosine_unshifted": 0.3 * np.tanh(hard + level + rng.normal(size=(T, K, m))),
         "rise": rng.uniform(size=(T, K, CLASSES)),
     }
+    for output in OUTPUTS:
+        arrays[output] = hard + 0.3 * level + 0.5 * rng.normal(size=(T, K, m))
+        arrays[f"global_{output}"] = hard + rng.normal(size=(T, m))
     return with_absent_rows(arrays, np.nan)
 
 
@@ -77,8 +98,45 @@ def with_absent_rows(arrays: Arrays, value: float) -> Arrays:
     return filled
 
 
-def scored(name: str, vantage: Vantage, arrays: Arrays) -> NDArray[np.float64]:
-    return attack_of(name, vantage).score(View(ArrayEvidence(arrays), vantage), TARGET)
+def leak(arrays: Arrays, target: int, members: NDArray[np.int64]) -> None:
+    """Let these columns stand out as the target's members, more from round to round; they are all of class 3."""
+    falling = np.geomspace(1.0, 0.05, T)[:, None]
+    arrays["loss"][:, target, members] *= falling
+    arrays["global_loss"][:, members] *= falling
+    for key in ("cosine", "diff"):
+        arrays[key][:, target, members] += arrays[key][0, target].std()
+        arrays[f"aggregate_{key}"][:, members] += arrays[f"aggregate_{key}"][0].std()
+    for key in ("cosine_nonzero", "cosine_unshifted"):
+        arrays[key][:, target, members] += arrays[key][0, target].std()
+    for key in OUTPUTS:
+        arrays[key][:, target, members] -= 1.0
+        arrays[f"global_{key}"][:, members] -= 1.0
+    arrays["norm2"][:, members] *= 0.3
+    arrays["labels"][members] = 3
+    arrays["head"][:, target, 3] += 2.0
+    arrays["rise"][:, target, 3] = 0.9
+
+
+def background(seed: int, m: int, shadows: int) -> Background:
+    """Shadow federations that asked about m real candidates and 100 of their own, half of them members of 0."""
+    made = []
+    for number in range(shadows):
+        arrays = exchangeable(1000 * seed + number + 1, m + 100)
+        order = stream(seed, "columns", number).permutation(m + 100)
+        leak(arrays, 0, order[m : m + 50])
+        known = Known(0, order[m:], np.arange(100) < 50)
+        made.append(Shadow(ArrayEvidence(arrays), order[:m], (known,)))
+    return Background(tuple(made), population=np.arange(m - 20, m))
+
+
+def view_of(name: str, vantage: Vantage, arrays: Arrays, seed: int = 0) -> View:
+    """A view with the background that the attack wants."""
+    m = len(arrays["labels"])
+    return View(ArrayEvidence(arrays), vantage, background(seed, m, attack_of(name, vantage).shadows_wanted))
+
+
+def scored(name: str, vantage: Vantage, arrays: Arrays, seed: int = 0) -> NDArray[np.float64]:
+    return attack_of(name, vantage).score(view_of(name, vantage, arrays, seed), TARGET)
 
 
 @pytest.mark.parametrize("name", names("membership"))
@@ -106,7 +164,7 @@ def test_one_finite_float64_per_candidate_and_the_same_again(name: str, vantage:
 
 @pytest.mark.parametrize(("name", "vantage"), CASES)
 def test_evidence_is_left_as_it_was(name: str, vantage: Vantage) -> None:
-    arrays = exchangeable(1, 20)
+    arrays = exchangeable(1, 30)
     before = {key: np.array(value) for key, value in arrays.items()}
     scored(name, vantage, arrays)[:] = 0
     for key, value in before.items():
@@ -118,7 +176,12 @@ def test_the_order_of_candidates_says_nothing(name: str, vantage: Vantage) -> No
     arrays = exchangeable(2, 60)
     order = stream(2, "order").permutation(60)
     permuted = {key: value if key in OF_NO_CANDIDATE else value[..., order] for key, value in arrays.items()}
-    np.testing.assert_allclose(scored(name, vantage, permuted), scored(name, vantage, arrays)[order], rtol=1e-12)
+    view = view_of(name, vantage, arrays)
+    shadows = tuple(replace(shadow, asked=shadow.asked[order]) for shadow in view.background.shadows)
+    population = np.argsort(order)[view.background.population]
+    moved = View(ArrayEvidence(permuted), vantage, Background(shadows, population))
+    attack = attack_of(name, vantage)
+    np.testing.assert_allclose(attack.score(moved, TARGET), attack.score(view, TARGET)[order], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "vantage"), CASES)
@@ -158,7 +221,7 @@ class Recorder:
 def test_needs_are_the_signals_that_are_read(name: str, vantage: Vantage) -> None:
     attack = attack_of(name, vantage)
     recorder = Recorder(ArrayEvidence(exchangeable(5, 30)))
-    view = View(cast(Evidence, recorder), vantage)
+    view = View(cast(Evidence, recorder), vantage, background(5, 30, attack.shadows_wanted))
     attack.score(view, TARGET)
     if not view.sees_updates:
         expected = {OF_THE_GLOBAL_MODEL.get(signal, signal) for signal in attack.signals}
@@ -170,12 +233,12 @@ def test_needs_are_the_signals_that_are_read(name: str, vantage: Vantage) -> Non
 @pytest.mark.parametrize(("name", "vantage"), CASES)
 def test_several_targets_get_what_each_gets_alone(name: str, vantage: Vantage) -> None:
     arrays, targets = exchangeable(9, 40), [TARGET, 0, 1]
-    view = View(ArrayEvidence(arrays), vantage)
+    view = view_of(name, vantage, arrays)
     scores = attack_of(name, vantage).score_targets(view, targets)
     assert scores.dtype == np.float64
     total: dict[str, float] = {}
     for row, target in zip(scores, targets, strict=True):
-        alone = View(ArrayEvidence(arrays), vantage)
+        alone = view_of(name, vantage, arrays)
         np.testing.assert_array_equal(row, attack_of(name, vantage).score(alone, target))
         assert view.of(target).counters == alone.counters
         total = {key: total.get(key, 0) + n for key, n in alone.counters.items()}
@@ -196,22 +259,22 @@ def test_only_those_that_say_so_read_the_other_clients(name: str) -> None:
 
 @pytest.mark.parametrize("name", names("membership"))
 def test_counts_the_rounds_it_read(name: str) -> None:
-    attack = build("membership", name, "test")
-    view = View(ArrayEvidence(exchangeable(7, 10)), attack.vantage)
+    attack = attack_of(name, build("membership", name, "test").vantage)
+    view = view_of(name, attack.vantage, exchangeable(7, 30))
     attack.score(view, TARGET)
     expected = len(view.rounds(TARGET)) - view.counters.get("rounds_skipped", 0) if attack.multi_round else 1
     assert view.counters["rounds_used"] == expected
 
 
-def auc_of(name: str, vantage: Vantage, arrays: Arrays, members: int) -> float:
-    scores = scored(name, vantage, arrays)
+def auc_of(name: str, vantage: Vantage, arrays: Arrays, members: int, seed: int = 0) -> float:
+    scores = scored(name, vantage, arrays, seed)
     return float(roc_auc_score(np.arange(len(scores)) < members, scores))
 
 
 @pytest.mark.parametrize(("name", "vantage"), CASES)
 def test_null_nothing_is_found_where_nothing_is(name: str, vantage: Vantage) -> None:
     half, nulls = 500, 20
-    aucs = [auc_of(name, vantage, exchangeable(100 + seed, 2 * half), half) for seed in range(nulls)]
+    aucs = [auc_of(name, vantage, exchangeable(100 + seed, 2 * half), half, seed) for seed in range(nulls)]
     # Standard deviation of the AUC of two equal samples (Mann-Whitney).
     deviation = np.sqrt((2 * half + 1) / (12 * half * half))
     assert abs(np.mean(aucs) - 0.5) < 4 * deviation / np.sqrt(nulls)
@@ -222,14 +285,5 @@ def test_null_nothing_is_found_where_nothing_is(name: str, vantage: Vantage) -> 
 def test_members_score_higher_where_there_is_a_leak(name: str, vantage: Vantage) -> None:
     half = 500
     arrays = exchangeable(8, 2 * half)
-    arrays["loss"][:, TARGET, :half] *= 0.3
-    arrays["global_loss"][:, :half] *= 0.3
-    for key in ("cosine", "diff"):
-        arrays[key][:, TARGET, :half] += arrays[key][0, TARGET].std()
-        arrays[f"aggregate_{key}"][:, :half] += arrays[f"aggregate_{key}"][0].std()
-    for key in ("cosine_nonzero", "cosine_unshifted"):
-        arrays[key][:, TARGET, :half] += arrays[key][0, TARGET].std()
-    arrays["norm2"][:, :half] *= 0.3
-    arrays["labels"][:half] = 3
-    arrays["head"][:, TARGET, 3] += 2.0
+    leak(arrays, TARGET, np.arange(half))
     assert auc_of(name, vantage, arrays, half) > 0.65

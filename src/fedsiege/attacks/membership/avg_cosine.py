@@ -22,10 +22,12 @@ class AvgCosine(MembershipAttack):
 
     vantage: Literal["server", "server_aggregate_only", "client"] = "server"
     """`server` reads the target's update; the others read the global model's change."""
-    coordinates: Literal["all", "nonzero", "unshifted"] = "all"
-    """`nonzero`: those that the update did not leave at zero; `unshifted`: all, without what was added to each."""
+    coordinates: Literal["all", "nonzero", "unshifted", "front"] = "all"
+    """`nonzero`: where the update is not zero; `unshifted`: without what was added to each; `front`: no tail."""
     average: Literal["all", "trained"] = "all"
     """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
+    updates: Literal["sent", "denoised", "coalition", "insider"] = "sent"
+    """Uploads are looked at as sent, without shifts of their tails, as a coalition's mean, or without its noise."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean cosine [targets, m]."""

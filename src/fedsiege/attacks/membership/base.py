@@ -13,15 +13,27 @@ from fedsiege.view import EVERY, ON_REQUEST, SINGLE_UPDATES, Flags, Labels, Sign
 BLOCK = 2**17
 """Values that are worked on together: few enough for a cache, so many that threads seldom wait for each other."""
 
-OVER: Mapping[str, Signal] = {"all": "cosine", "nonzero": "cosine_nonzero", "unshifted": "cosine_unshifted"}
+OVER: Mapping[str, Signal] = {
+    "all": "cosine",
+    "nonzero": "cosine_nonzero",
+    "unshifted": "cosine_unshifted",
+    "front": "cosine_front",
+}
 """Value of a field `coordinates` -> the cosine that it asks for."""
 
 ADAPTATIONS: Mapping[tuple[str, str], str] = {
     ("coordinates", "nonzero"): "non-zero coordinates",
     ("coordinates", "unshifted"): "shift removed",
+    ("coordinates", "front"): "before the tail",
     ("average", "trained"): "trained rounds",
+    ("updates", "denoised"): "tail de-noised",
+    ("updates", "coalition"): "coalition as one",
+    ("updates", "insider"): "insider",
 }
 """Field and value by which an attack is told of a defence -> what its title says of it."""
+
+UNTOLD: Mapping[str, str] = {"coordinates": "all", "average": "all", "updates": "sent"}
+"""Field -> the value at which an attack is told nothing."""
 
 TRAINED = 0.2
 """A class with less `rise` than this was left out of a round's training.
@@ -54,6 +66,21 @@ class MembershipAttack:
 
     vantage: Vantage
     """Each attack has this field; its Literal type lists the vantages that the attack supports."""
+
+    @property
+    def shadows_wanted(self) -> int:
+        """Shadow federations that it asks its view for."""
+        return 0
+
+    @property
+    def population_wanted(self) -> int:
+        """Examples of nobody's that it asks its view for."""
+        return 0
+
+    @property
+    def truth_wanted(self) -> bool:
+        """Whether it is told the truth about half of the candidates; it is then judged on the other half."""
+        return False
 
     @property
     def adapted(self) -> bool:
@@ -128,8 +155,10 @@ def adaptations(attack: MembershipAttack) -> dict[str, str]:
 
 def recordings(attacks: Iterable[MembershipAttack]) -> frozenset[str]:
     """What these attacks need recorded that is not recorded by itself."""
-    asked = {signal for attack in attacks for signal in attack.signals}
-    return frozenset(ON_REQUEST[signal] for signal in asked if signal in ON_REQUEST)
+    planned = list(attacks)
+    asked = {signal for attack in planned for signal in attack.signals}
+    told = {adaptations(attack).get("updates") for attack in planned} - {None}
+    return frozenset({ON_REQUEST[one] for one in asked if one in ON_REQUEST} | {f"updates:{one}" for one in told})
 
 
 def vantages(attack: MembershipAttack) -> tuple[Vantage, ...]:
@@ -169,7 +198,7 @@ def resolve_vantage(attack: MembershipAttack, secure_aggregation: bool) -> Vanta
     if not attack.single_update:
         raise ThreatModelError(
             f"attack {name}: {_spelt(told)} reads single clients' updates, which secure_aggregation: true hides; "
-            f"set {' and '.join(told)} to all"
+            f"set {_untold(told)}"
         )
     known: dict[str, type[MembershipAttack]] = {other: load("membership", other) for other in names("membership")}
     whole = [other for other, cls in known.items() if not cls.single_update]
@@ -181,13 +210,21 @@ def resolve_vantage(attack: MembershipAttack, secure_aggregation: bool) -> Vanta
     )
 
 
-def check_plan(attack: MembershipAttack, rounds: Sequence[int], clients: int) -> None:
+def check_plan(
+    attack: MembershipAttack,
+    rounds: Sequence[int],
+    clients: int,
+    coalitions: Sequence[Collection[int]] | None = None,
+    tail: bool = False,
+) -> None:
     """Refuse, before a federation is trained, an attack that its record could not serve.
 
     Args:
         attack: the attack.
         rounds: the numbers of the rounds that will be recorded.
         clients: clients of the federation.
+        coalitions: the members of each of the run's; left out where the evidence is there already.
+        tail: whether the run says where noise is looked for, coalition or not.
 
     Raises InputError naming the attack and what to change; ThreatModelError where a field tells the attack of what
     a defence did to single updates and its vantage does not show them.
@@ -197,8 +234,10 @@ def check_plan(attack: MembershipAttack, rounds: Sequence[int], clients: int) ->
     if told and attack.vantage not in SINGLE_UPDATES:
         raise ThreatModelError(
             f"attack {name}: {_spelt(told)} reads single clients' updates, which vantage {attack.vantage} does not "
-            f"see; set vantage to server, or {' and '.join(told)} to all"
+            f"see; set vantage to server, or {_untold(told)}"
         )
+    if coalitions is not None:
+        _check_coalitions(attack, clients, coalitions, tail)
     if clients < attack.min_clients:
         raise InputError(
             f"attack {name}: got {clients} clients; expected at least {attack.min_clients} "
@@ -212,6 +251,31 @@ def check_plan(attack: MembershipAttack, rounds: Sequence[int], clients: int) ->
     chosen = getattr(attack, "round", "last")
     if chosen != "last" and chosen not in rounds:
         raise InputError(f"attack {name}: got round {chosen}; expected a recorded one: {_listed(rounds)}")
+
+
+def _check_coalitions(
+    attack: MembershipAttack, clients: int, coalitions: Sequence[Collection[int]], tail: bool
+) -> None:
+    """Refuse an attack that is told of a coalition, or of a tail, that the run does not have."""
+    name, told = name_of(attack), adaptations(attack)
+    if told.get("updates") in ("coalition", "insider") and not coalitions:
+        raise InputError(
+            f"attack {name}: updates: {told['updates']} is told of a coalition, and the run has none; "
+            "expected a run with a coalition, or updates: sent"
+        )
+    looks = {field: value for field, value in told.items() if value in ("denoised", "front")}
+    if looks and not coalitions and not tail:
+        raise InputError(
+            f"attack {name}: {_spelt(looks)} needs to know how many of the last parameters are noisy, and the run "
+            f"has no coalition; set trace.tail to their share, or {_untold(looks)}"
+        )
+    if told.get("updates") == "coalition":
+        seen = clients - sum(len(members) - 1 for members in coalitions)
+        if seen < attack.min_clients:
+            raise InputError(
+                f"attack {name}: with updates: coalition the server sees {seen} clients, each coalition as one; "
+                f"expected at least {attack.min_clients}: set updates to sent"
+            )
 
 
 def series(attack: MembershipAttack, view: View, target: int) -> list[int]:
@@ -368,6 +432,10 @@ def _level(view: View, targets: Sequence[int], signal: Signal, rounds: Counted) 
 
 def _spelt(told: Mapping[str, str]) -> str:
     return " and ".join(f"{field}: {value}" for field, value in told.items())
+
+
+def _untold(told: Iterable[str]) -> str:
+    return " and ".join(f"{field} to {UNTOLD[field]}" for field in told)
 
 
 def _listed(rounds: Sequence[int]) -> str:

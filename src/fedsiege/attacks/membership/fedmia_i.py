@@ -38,6 +38,8 @@ class FedMIAI(MembershipAttack):
     """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
     average: Literal["all", "trained"] = "all"
     """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
+    updates: Literal["sent", "denoised", "coalition", "insider"] = "sent"
+    """Uploads are looked at as sent, without shifts of their tails, as a coalition's mean, or without its noise."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean distribution function, or the sum of z-scores, over rounds [targets, m]."""

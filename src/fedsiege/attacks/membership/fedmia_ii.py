@@ -36,10 +36,12 @@ class FedMIAII(MembershipAttack):
     """Non-member distribution from mean and variance (the paper), or from median and 1.4826 x MAD."""
     combine: Literal["mean_cdf", "sum_z"] = "mean_cdf"
     """Combine rounds by the mean distribution function (the paper; saturates at 1), or by the sum of z-scores."""
-    coordinates: Literal["all", "nonzero", "unshifted"] = "all"
-    """`nonzero`: those that the update did not leave at zero; `unshifted`: all, without what was added to each."""
+    coordinates: Literal["all", "nonzero", "unshifted", "front"] = "all"
+    """`nonzero`: where the update is not zero; `unshifted`: without what was added to each; `front`: no tail."""
     average: Literal["all", "trained"] = "all"
     """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
+    updates: Literal["sent", "denoised", "coalition", "insider"] = "sent"
+    """Uploads are looked at as sent, without shifts of their tails, as a coalition's mean, or without its noise."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """The mean distribution function, or the sum of z-scores, over rounds [targets, m]."""

@@ -25,6 +25,8 @@ class LossSeries(MembershipAttack):
     """`server` reads the target's uploaded model; the others read the global model."""
     average: Literal["all", "trained"] = "all"
     """`trained`: by candidate, over the rounds in which the target's update shows that it trained the class."""
+    updates: Literal["sent", "denoised", "coalition", "insider"] = "sent"
+    """Uploads are looked at as sent, without shifts of their tails, as a coalition's mean, or without its noise."""
 
     def score_targets(self, view: View, targets: Sequence[int]) -> Values:
         """Minus the mean loss [targets, m]."""
