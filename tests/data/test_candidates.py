@@ -215,3 +215,54 @@ def test_ids_that_are_not_unique_are_refused() -> None:
     data = replace(DATA, heldout=DATA.train)
     with pytest.raises(InputError, match="duplicate id"):
         draw(data, SHARDS, [0], CandidateSpec(ifl=1, ofl=50), 0)
+
+
+def test_a_population_is_nobodys_and_nobody_is_asked_about_it() -> None:
+    few = [rows[:10] for rows in SHARDS]
+    drawn = draw(DATA, few, [0, 1], CandidateSpec(ifl=5, ofl=20), 3, 60)
+    asked = set().union(*(audit.ids.tolist() for audit in drawn.audits))
+    owner = owners(DATA, SHARDS)
+    owned = {str(DATA.train.ids[row]) for rows in few for row in rows}
+    population = drawn.population.tolist()
+    assert len(set(population)) == 60
+    assert not set(population) & (asked | owned)
+    assert {owner[name] >= 0 for name in population} == {True, False}, "unowned training rows and held-out ones"
+    assert drawn.examples.ids.tolist() == sorted([*asked, *population])
+    assert drawn.asked.ids.tolist() == sorted(asked)
+    assert population != sorted(population)
+
+
+def test_a_population_changes_no_candidate() -> None:
+    few = [rows[:10] for rows in SHARDS]
+    without, with_it = (draw(DATA, few, [0], CandidateSpec(ifl=5, ofl=20), 3, count) for count in (0, 30))
+    assert without.audits[0].ids.tolist() == with_it.audits[0].ids.tolist()
+    assert without.population.tolist() == []
+    assert without.examples.ids.tolist() == with_it.asked.ids.tolist()
+    more = draw(DATA, few, [0], CandidateSpec(ifl=5, ofl=20), 3, 40)
+    assert more.population[:30].tolist() == with_it.population.tolist(), "who wants fewer has the first of them"
+
+
+def test_a_population_that_is_not_there_is_refused_with_numbers() -> None:
+    told = r"population of 31 .* there are 30 \(0 training examples that no client owns, 30 held out\)"
+    with pytest.raises(InputError, match=told):
+        draw(DATA, SHARDS, [0], CandidateSpec(ifl=5, ofl=20), 0, 31)
+    assert len(draw(DATA, SHARDS, [0], CandidateSpec(ifl=5, ofl=20), 0, 30).population) == 30
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_an_audit_is_halved_group_by_group_and_at_random(null: bool) -> None:
+    audits = make([0], HALVES, LARGE, members=None if null else 31, ifl=501, ofl=501, null=null).audits
+    first, second = audits[0].halves(5)
+    assert sorted([*first.ids.tolist(), *second.ids.tolist()]) == audits[0].ids.tolist()
+    for group, count in Counter(audits[0].groups.tolist()).items():
+        sizes = [len(of(half, group)) for half in (first, second)]
+        assert sizes == [count // 2, count - count // 2]
+    for half in (first, second):
+        assert half.ids.tolist() == sorted(half.ids.tolist())
+        assert (half.target, half.draw) == (0, 0)
+        assert half.members.tolist() == [str(group)[0] in "mp" for group in half.groups]
+    assert audits[0].halves(6)[0].ids.tolist() != first.ids.tolist()
+    again = audits[0].halves(5)[0]
+    assert again.ids.tolist() == first.ids.tolist()
+    for other in (replace(audits[0], draw=1), replace(audits[0], target=1)):
+        assert other.halves(5)[0].ids.tolist() != first.ids.tolist(), "each draw of each target has its own"

@@ -8,6 +8,7 @@ from scipy import stats
 from fedsiege.defences.privacy import gaussian_epsilon
 from fedsiege.report import findings
 from fedsiege.report.finished import Finished
+from fedsiege.report.html import page
 from fedsiege.report.schema import Guarantee, Measured, Published
 
 from . import made
@@ -269,3 +270,47 @@ def test_published_and_own_figures_are_written_alike(metric: str, written: tuple
     figure = Published(attack="a", metric=metric, published=0.5466, spread=0.0122, ours=ours, verdict="lower")
     line = findings.compared(figure)
     assert (plain(line.metric), line.published, line.spread, line.ours, line.interval) == written
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (None, []),
+        ({"members": {}, "detected": [], "unbalanced": []}, []),
+        (
+            {"members": {"c": [0, 1, 4]}, "detected": [], "unbalanced": []},
+            ["c: clients 0, 1 and 4 defend together; a server cannot tell this from the tails of the uploads."],
+        ),
+        (
+            {
+                "members": {"c": [0, 1]},
+                "detected": [{"members": [0, 1], "form": "scalar", "balance": 0.0123}],
+                "unbalanced": [3],
+            },
+            [
+                "c: clients 0 and 1 defend together; a server can tell this from the tails of the uploads, whose "
+                "noise cancels to 0.012 of what independent noise would leave.",
+                "The uploads of client 3 are noisy, with nobody’s to balance theirs.",
+            ],
+        ),
+        (
+            {
+                "members": {"c": [0, 1]},
+                "detected": [{"members": [0, 2], "form": "vector", "balance": 0.1}],
+                "unbalanced": [],
+            },
+            [
+                "c: clients 0 and 1 defend together; a server cannot tell this from the tails of the uploads.",
+                "A server would take clients 0 and 2 for a coalition, which is wrong.",
+            ],
+        ),
+    ],
+)
+def test_what_a_server_can_tell_of_a_coalition(
+    about: dict[str, Any] | None, said: list[str], tmp_path: Path
+) -> None:
+    data, curves = made.result()
+    data["coalitions"] = about
+    run = read(tmp_path, data, curves)
+    assert findings.coalitions(run) == said
+    assert ("<h3>Coalitions</h3>" in page(run)) == bool(said)

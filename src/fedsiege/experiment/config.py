@@ -51,7 +51,7 @@ FEDMIA_ATTACKS: list[Spec] = [
 
 NEUTRAL = frozenset(
     {
-        *("name", "title", "description", "profile", "attacks", "targets"),
+        *("name", "title", "description", "profile", "attacks", "shadows", "targets"),
         *("out", "device", "threads", "evaluate_every", "checkpoint_every", "trace"),
     }
 )
@@ -71,6 +71,17 @@ class TraceSpec(Strict):
     """Products are kept per `total`, per `blocks` of the model, or per parameter `tensors`."""
     logits: bool = False
     """Keep every client's logits for every candidate (large)."""
+    tail: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the trained parameters, the last ones, in which noise is looked for; null: the coalition's."""
+
+
+class ShadowSpec(Strict):
+    """The federations that an adversary trains itself; how many, its attacks say."""
+
+    clients: Annotated[int, Field(ge=1)] | None = None
+    """Clients of each; null: as many as the attacked federation has."""
+    cache: str | None = None
+    """Folder that keeps them for other runs; null: `$FEDSIEGE_CACHE/shadows`, else `~/.cache/fedsiege/shadows`."""
 
 
 class Published(Strict):
@@ -146,6 +157,8 @@ class Experiment(Strict):
     """Held-out examples reserved for the choices of defences: no candidates, and not tested on."""
     attacks: Annotated[list[Spec], Field(min_length=1)] = FEDMIA_ATTACKS
     """The attacks to score."""
+    shadows: ShadowSpec = ShadowSpec()
+    """The federations that an adversary trains itself, for attacks that want some."""
     record_every: Annotated[int, Field(ge=1)] = 10
     """Rounds between recorded rounds; the last round is always recorded."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
@@ -257,7 +270,12 @@ def _profile(profiles: Any, name: Any, where: str) -> dict[str, Any]:
 
 def _fields_at(place: tuple[Any, ...]) -> list[str]:
     """The known keys of the part of the config that `place` leads to."""
-    parts: dict[tuple[Any, ...], Any] = {(): Experiment, ("training",): Training, ("trace",): TraceSpec}
+    parts: dict[tuple[Any, ...], Any] = {
+        (): Experiment,
+        ("training",): Training,
+        ("trace",): TraceSpec,
+        ("shadows",): ShadowSpec,
+    }
     if place == ("candidates",):
         return sorted(CandidateSpec.__dataclass_fields__)
     model = parts.get(place, Paper if place == ("paper",) else Published)

@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from fedsiege.aggregators.base import Aggregator, LinearAggregator
-from fedsiege.attacks.membership.base import MembershipAttack, check_declared, check_plan, resolve_vantage
+from fedsiege.attacks.membership.base import (
+    MembershipAttack,
+    adaptations,
+    check_declared,
+    check_plan,
+    resolve_vantage,
+)
+from fedsiege.countermeasures import tail_of
+from fedsiege.data.auxiliary import Auxiliary, auxiliary_of, check_enough, seed_of
 from fedsiege.data.candidates import Candidates, draw, resolve_targets
 from fedsiege.data.dataset import Dataset, Partition
 from fedsiege.data.duplicates import deduplicate
@@ -24,12 +32,13 @@ from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation, arriving_in, invited_to
+from fedsiege.metrics.null import SIDE
 from fedsiege.models.base import build_model, maker
 from fedsiege.records import Examples
 from fedsiege.registry import build, label_of, name_of
 from fedsiege.streams import entropy
 from fedsiege.task import Task, seeded
-from fedsiege.view import SINGLE_UPDATES, Flags, Vantage
+from fedsiege.view import SINGLE_UPDATES, Flags, Vantage, as_one
 
 T = TypeVar("T")
 
@@ -41,13 +50,16 @@ class Planned:
     attack: MembershipAttack
     label: str
     vantage: Vantage
+    coalitions: tuple[frozenset[int], ...] = ()
+    """The coalitions that the attack sees as one client each, where it is told to."""
 
     def serves(self, target: int, attendance: Mapping[int, Flags]) -> bool:
         """Whether a target took part in enough recorded rounds: `attendance` is who did [K], by round number."""
         if self.vantage not in SINGLE_UPDATES:
             return True
         others = self.attack.min_clients - 1 if self.attack.needs_others else 0
-        there = [number for number, who in attendance.items() if who[target] and who.sum() > others]
+        seen = {number: as_one(who, self.coalitions, target) for number, who in attendance.items()}
+        there = [number for number, who in seen.items() if who[target] and who.sum() > others]
         chosen = getattr(self.attack, "round", "last")
         return len(there) >= self.attack.min_rounds if chosen == "last" else chosen in there
 
@@ -67,6 +79,8 @@ class Prepared:
     defences: tuple[Posted, ...]
     task: Task
     validation: Examples | None = None
+    auxiliary: Auxiliary | None = None
+    """What the adversary makes shadow federations of, where an attack wants some."""
 
     def ground(self, defence: Posted) -> Ground:
         """What a defence may know of this run."""
@@ -135,6 +149,7 @@ def check(experiment: Experiment) -> Plan:
     maker(e.model)
     targets = resolve_targets(e.targets, e.clients)
     check_attendance(e, attacks, targets)
+    check_background(e, attacks)
     return Plan(aggregator, attacks, defences, divide, targets)
 
 
@@ -180,7 +195,9 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
     data, validation = reserve(found.data, e.validation, e.seed)
     e.training.check(data.train.x, device)
     shards = partition(data, plan.divide, e.clients, e.seed, e.examples_per_client)
-    candidates = draw(data, shards, plan.targets, e.candidates, e.seed)
+    population = max(one.attack.population_wanted for one in plan.attacks)
+    candidates = draw(data, shards, plan.targets, e.candidates, e.seed, population)
+    check_told(plan.attacks, candidates, e)
     task = task_of(e, data, device)
     for planned in plan.attacks:
         if planned.attack.signals & {"head", "rise"} and not task.ends_in_its_head(
@@ -202,12 +219,97 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
         defences=with_circles(e, plan, data, shards),
         task=task,
         validation=validation,
+        auxiliary=own_data(e, plan, data, shards, candidates),
     )
+    check_defences(prepared)
+    tail_of(e.trace.tail, prepared.defences, task.layout)  # refuses a share that is no parameter
+    return prepared
+
+
+def check_defences(prepared: Prepared) -> None:
+    """What the defences themselves have to say against a run; InputError names the first that refuses it."""
+    e = prepared.experiment
     for position, one in enumerate(prepared.defences):
         own = position < len(e.defences)
         where = f"defences.{position}" if own else _seat(position - len(e.defences), e)
         _on(where, one.defence.check, prepared.ground(one))
-    return prepared
+
+
+def check_background(experiment: Experiment, attacks: list[Planned]) -> None:
+    """Refuse, by name, an attack that wants to know more than this run's config can give it."""
+    e = experiment
+    for planned in attacks:
+        attack = planned.attack
+        wants = attack.shadows_wanted or attack.population_wanted or attack.truth_wanted
+        if wants and e.candidates.compat != "none":
+            raise InputError(
+                f"attack {planned.label}: needs shadow federations, a population or known candidates, and with "
+                f"candidates.compat {e.candidates.compat} a non-member is another example in every round; expected "
+                "compat: none"
+            )
+        clients = e.shadows.clients
+        if not attack.shadows_wanted or clients is None:
+            continue
+        if clients < attack.min_clients:
+            raise InputError(
+                f"shadows.clients: got {clients}; attack {planned.label} needs {attack.min_clients} or more"
+            )
+        if planned.coalitions and clients != e.clients:
+            raise InputError(
+                f"shadows.clients: got {clients}; attack {planned.label} takes coalitions for one client each and "
+                f"needs shadow federations of all {e.clients}"
+            )
+        try:
+            defences_of(e.model_copy(update={"clients": clients}))
+        except InputError as error:
+            raise InputError(f"shadows.clients: got {clients}; with so many clients, {error}") from None
+
+
+def check_told(attacks: list[Planned], candidates: Candidates, experiment: Experiment) -> None:
+    """Refuse, by name, an attack that is told half of the truth, where a half is too small."""
+    least = SIDE if experiment.candidates.null else 1
+    for planned in attacks:
+        for audit in candidates.audits if planned.attack.truth_wanted else ():
+            told, judged = audit.halves(experiment.seed)
+            for half, enough in ((told, 1), (judged, least)):
+                members = int(half.members.sum())
+                if min(members, len(half.ids) - members) < enough:
+                    raise InputError(
+                        f"attack {planned.label}: is told the truth about half of the candidates, and of client "
+                        f"{audit.target}'s one half has {members} members and {len(half.ids) - members} others; "
+                        f"expected {enough} of both or more: raise candidates.ifl, candidates.ofl or "
+                        "candidates.members"
+                    )
+
+
+def own_data(
+    experiment: Experiment, plan: Plan, data: Dataset, shards: list[NDArray[np.int64]], candidates: Candidates
+) -> Auxiliary | None:
+    """What the adversary makes shadow federations of, after each was dealt for a trial; None if none are wanted."""
+    e = experiment
+    wanting = max(plan.attacks, key=lambda planned: planned.attack.shadows_wanted)
+    wanted = wanting.attack.shadows_wanted
+    if not wanted:
+        return None
+    clients = e.shadows.clients or e.clients
+    found = Auxiliary(
+        pool=auxiliary_of(data, shards, candidates.examples.ids, natural=hasattr(plan.divide, "column")),
+        clients=clients,
+        dealt=round(len(data.train) * clients / e.clients),
+        heldout=e.candidates.ofl,
+        validation=e.validation,
+        examples_per_client=e.examples_per_client,
+    )
+    check_enough(found, wanted, wanting.label)
+    for number in range(wanted):
+        try:
+            found.deal(plan.divide, seed_of(e.seed, number))
+        except InputError as error:
+            raise InputError(
+                f"shadows: the adversary's {len(found.pool.train)} examples cannot be dealt as the clients' were: "
+                f"{error}"
+            ) from None
+    return found
 
 
 def defences_of(experiment: Experiment) -> tuple[Posted, ...]:
@@ -216,12 +318,17 @@ def defences_of(experiment: Experiment) -> tuple[Posted, ...]:
         _built("client_defence", spec, f"defences.{position}", ClientDefence)
         for position, spec in enumerate(experiment.defences)
     ]
+    return posted(alone, experiment.clients) + coalitions_of(experiment)
+
+
+def coalitions_of(experiment: Experiment) -> tuple[Posted, ...]:
+    """The coalitions in order, each with its members."""
     together: list[Coalition] = [
         _built("coalition", spec, _seat(position, experiment), Coalition)
         for position, spec in enumerate(experiment.coalitions)
     ]
     seats = [_seat(position, experiment) for position in range(len(together))]
-    return posted(alone, experiment.clients) + seated(together, experiment.clients, seats)
+    return seated(together, experiment.clients, seats)
 
 
 def _seat(position: int, experiment: Experiment) -> str:
@@ -283,6 +390,7 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
     """The attacks with their vantages; refused here, by name, when the run could not serve them."""
     e = experiment
     recorded = [number for number in range(1, e.rounds + 1) if e.recorded(number)]
+    coalitions = tuple(one.clients for one in coalitions_of(e)) if e.coalitions else ()
     planned: list[Planned] = []
     for position, spec in enumerate(e.attacks):
         attack = _built("membership", spec, f"attacks.{position}", MembershipAttack)
@@ -290,8 +398,9 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
         label = label_of(attack)
         if any(label == other.label for other in planned):
             raise InputError(f"attacks.{position}: {label} is listed twice; expected different attacks or fields")
-        check_plan(attack, recorded, e.clients)
-        planned.append(Planned(attack, label, resolve_vantage(attack, e.secure_aggregation)))
+        check_plan(attack, recorded, e.clients, coalitions, tail=e.trace.tail is not None)
+        seen_as_one = coalitions if adaptations(attack).get("updates") == "coalition" else ()
+        planned.append(Planned(attack, label, resolve_vantage(attack, e.secure_aggregation), seen_as_one))
     return planned
 
 

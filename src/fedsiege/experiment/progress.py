@@ -1,5 +1,6 @@
 """Progress with time to go, on standard error, or nothing at all."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,6 +20,7 @@ class Bars:
     """The bars of one run."""
 
     def __init__(self, shown: bool) -> None:
+        self._shown, self._named = shown, ""
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:<24}"),
@@ -41,20 +43,37 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bars, also where there are none because nobody waits for them."""
+        if self._shown:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator["Bars"]:
+        """Bars that are named after a part of the run, and gone when it is done."""
+        before = set(self._progress.task_ids)
+        own = copy.copy(self)
+        own._named = f"{self._named}{name}: "
+        try:
+            yield own
+        finally:
+            for bar in set(self._progress.task_ids) - before:
+                self._progress.remove_task(bar)
+
     @contextmanager
     def counting(self, what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
         """A bar of `total` steps; call the result with the number of steps made and, if it changes, a new text."""
-        bar = self._progress.add_task(what, total=total, completed=done)
+        bar = self._progress.add_task(self._named + what, total=total, completed=done)
 
         def step(made: int = 1, text: str | None = None) -> None:
-            self._progress.update(bar, advance=made, description=text or what)
+            self._progress.update(bar, advance=made, description=self._named + (text or what))
 
         yield step
-        self._progress.update(bar, description=what)
+        self._progress.update(bar, description=self._named + what)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """A bar for something that has no steps to count."""
-        bar = self._progress.add_task(what, total=1)
+        bar = self._progress.add_task(self._named + what, total=1)
         yield
         self._progress.update(bar, completed=1)

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fedsiege.data.candidates import Candidates
+from fedsiege.attacks.coalitions import detect
+from fedsiege.data.candidates import MEMBERS, Candidates
+from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment, Paper
-from fedsiege.experiment.prepare import Planned, Prepared, at_round
-from fedsiege.experiment.scores import MEMBERS, Pair, Scored
+from fedsiege.experiment.prepare import Planned, Prepared, at_round, weights_of
+from fedsiege.experiment.published import attack_row, changed_by, metric_of, verdict
+from fedsiege.experiment.scores import Pair, Scored
 from fedsiege.experiment.train import Notes
 from fedsiege.federation.rounds import State
 from fedsiege.metrics import Audit, audit, null_test, over_targets
@@ -107,9 +110,16 @@ def curves(prepared: Prepared, scored: list[Scored], trace: Trace) -> dict[str, 
         if planned.attack.multi_round:
             ends = [trace.rounds[0], trace.rounds[-1]]
             rounds.append(_line(about, "multi", dict.fromkeys(ends, pooled)))
-        elif hasattr(planned.attack, "round") and prepared.experiment.candidates.compat == "none":
+        elif follows_rounds(planned) and prepared.experiment.candidates.compat == "none":
             rounds.append(_line(about, "single", by_round(planned, prepared.candidates, trace)))
     return {"roc": roc, "rounds": rounds}
+
+
+def follows_rounds(planned: Planned) -> bool:
+    """Whether a single-round attack can be moved from round to round: what it wants besides is of one round."""
+    attack = planned.attack
+    wants = attack.shadows_wanted or attack.population_wanted or attack.truth_wanted
+    return hasattr(attack, "round") and not wants
 
 
 def by_round(planned: Planned, candidates: Candidates, trace: Trace) -> dict[int, Audit]:
@@ -153,7 +163,8 @@ def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict
 
     defences = []
     for one in prepared.defences:
-        row = entry(name_of(one.defence), "client_defence", one.label, one.defence.proof)
+        kind = "coalition" if isinstance(one.defence, Coalition) else "client_defence"
+        row = entry(name_of(one.defence), kind, one.label, one.defence.proof)
         defences.append({**row, "counters": one.defence.told(row["counters"])})
     return [
         *defences,
@@ -175,12 +186,12 @@ def privacy(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[st
 def paper_rows(paper: Paper, rows: list[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
     """The published figures beside ours, pooled over targets and against all non-members."""
     pooled = [row for row in rows if row["target"] == "pooled" and row["against"] == "all"]
+    changed = changed_by(experiment.profile, experiment.changed)
     figures = []
     for figure in paper.figures:
-        named = [row for row in pooled if figure.attack in (row["attack"], row["name"])]
-        # The attack as the paper has it is labelled with its bare name; a variant of it stands in if it is alone.
-        row = min(named, key=lambda row: row["attack"] != figure.attack, default=None)
-        estimate = None if row is None else _metric(row, figure.metric)
+        row = attack_row(pooled, figure.attack)
+        estimate = None if row is None else metric_of(row, figure.metric)
+        margin = 2 * (figure.spread or 0.0)
         figures.append(
             {
                 "attack": figure.attack,
@@ -188,34 +199,31 @@ def paper_rows(paper: Paper, rows: list[dict[str, Any]], experiment: Experiment)
                 "published": figure.value,
                 "spread": figure.spread,
                 "ours": estimate,
-                "verdict": _verdict(figure.value, figure.spread, estimate, experiment),
+                "verdict": verdict(figure.value, margin, estimate, experiment.candidates.null, changed),
             }
         )
     return {**paper.model_dump(exclude={"figures"}), "figures": figures}
 
 
-def _metric(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    found: dict[str, Any] = row["auc"] if metric == "auc" else row["tpr_at_fpr"][metric.removeprefix("tpr@")]
-    return {key: found[key] for key in ("value", "low", "high", "n")}
-
-
-def _verdict(published: float, spread: float | None, ours: Mapping[str, Any] | None, experiment: Experiment) -> str:
-    if experiment.candidates.null:
-        return "not compared: a null test"
-    if ours is None or None in (ours["value"], ours["low"], ours["high"]):
-        return "not measured"
-    margin = 2 * (spread or 0.0)
-    if ours["low"] <= published + margin and published - margin <= ours["high"]:
-        verdict = "agrees"
-    else:
-        verdict = "ours is higher" if ours["value"] > published else "ours is lower"
-    if not experiment.changed:
-        return verdict
-    return f"{verdict} ({f'profile {experiment.profile}' if experiment.profile else 'changed setting'})"
+def coalitions(prepared: Prepared, trace: Trace) -> dict[str, Any] | None:
+    """Who defended together, and whom a server takes for a coalition; None where it has no tails to look at."""
+    if prepared.experiment.secure_aggregation or not trace.tail:
+        return None
+    found = detect(trace, weights_of(prepared.aggregator, prepared.shards))
+    return {
+        "members": {one.label: sorted(one.clients) for one in prepared.defences if one.circle is not None},
+        "detected": [asdict(one) for one in found.coalitions],
+        "unbalanced": list(found.unbalanced),
+    }
 
 
 def assemble(
-    prepared: Prepared, state: State, notes: Notes, scored: list[Scored], counters: Mapping[str, Counters]
+    prepared: Prepared,
+    state: State,
+    notes: Notes,
+    scored: list[Scored],
+    counters: Mapping[str, Counters],
+    trace: Trace,
 ) -> dict[str, Any]:
     """result.json, but for cost and provenance."""
     e = prepared.experiment
@@ -236,8 +244,14 @@ def assemble(
         "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
         "components": components(prepared, {**notes.counters, **counters}),
         "privacy": privacy(prepared, notes.counters),
+        "coalitions": coalitions(prepared, trace),
         "paper": paper_rows(e.paper, rows, e) if e.paper else None,
-        "warnings": [*left_out(prepared, scored), *warnings_of(rows, e)],
+        "warnings": [
+            *cautions(prepared),
+            *upper_bounds(prepared),
+            *left_out(prepared, scored),
+            *warnings_of(rows, e),
+        ],
     }
 
 
@@ -270,6 +284,7 @@ def data_part(prepared: Prepared) -> dict[str, Any]:
     """Which data, and which candidates were drawn from it."""
     data, spec, audits = prepared.data, prepared.experiment.candidates, prepared.candidates.audits
     groups = np.concatenate([audit.groups for audit in audits])
+    nobodys = len(prepared.candidates.population)
     return {
         "origin": data.origin,
         "fingerprint": prepared.fingerprint,
@@ -280,10 +295,11 @@ def data_part(prepared: Prepared) -> dict[str, Any]:
             "members": int(np.isin(groups, MEMBERS).sum()),
             "ifl": int((groups == "ifl").sum()),
             "ofl": int((groups == "ofl").sum()),
-            "union": len(prepared.candidates.examples),
+            "union": len(prepared.candidates.examples) - nobodys,
             "targets": prepared.targets,
             "null": spec.null,
             "compat": spec.compat,
+            **({"population": nobodys} if nobodys else {}),
         },
     }
 
@@ -303,12 +319,42 @@ def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, An
         adversary = "A client that downloads the global model in every round."
         hidden.append("Other clients' updates: only the change of the global model is visible.")
     sees.append("The candidate examples with their labels, the same for every client, round and attack.")
+    if any(planned.attack.shadows_wanted or planned.attack.population_wanted for planned in attacks):
+        sees.append(
+            "Examples of its own, no client's and no candidates, and what federations trained on them by the same "
+            "configuration do; the randomness of the attacked federation and of its defences stays unknown."
+        )
+    sees += [
+        f"For {planned.label} alone: which candidates are members, of one half of each target's."
+        for planned in attacks
+        if planned.attack.truth_wanted
+    ]
     return {
         "adversary": adversary,
         "sees": sees,
         "does_not_see": hidden,
         "secure_aggregation": experiment.secure_aggregation,
     }
+
+
+def cautions(prepared: Prepared) -> list[str]:
+    """What the run's coalitions have to say of its figures."""
+    return [
+        f"{one.label}: {said}"
+        for one in prepared.defences
+        if isinstance(one.defence, Coalition)
+        for said in one.defence.cautions(prepared.ground(one))
+    ]
+
+
+def upper_bounds(prepared: Prepared) -> list[str]:
+    """Which attacks were told more than their adversary can know."""
+    return [
+        f"{planned.attack.heading} ({planned.label}) was told the truth about half of each target's candidates and "
+        "is judged on the other half: an upper bound, and no attack that this adversary could make."
+        for planned in prepared.attacks
+        if planned.attack.truth_wanted
+    ]
 
 
 def left_out(prepared: Prepared, scored: list[Scored]) -> list[str]:

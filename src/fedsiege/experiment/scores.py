@@ -1,8 +1,8 @@
 """From a recorded trace to scores: every attack, every target, every candidate."""
 
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedsiege.attacks.membership.base import MembershipAttack
-from fedsiege.data.candidates import Audit
+from fedsiege.attacks.membership.base import MembershipAttack, adaptations
+from fedsiege.data.candidates import MEMBERS, Audit
 from fedsiege.errors import InputError
 from fedsiege.experiment.prepare import Planned, Prepared
+from fedsiege.experiment.shadows import Shadowed
 from fedsiege.files import write_bytes
 from fedsiege.records import Counters, Floats, Ids
 from fedsiege.streams import stream
 from fedsiege.trace import Trace
-from fedsiege.view import SINGLE_UPDATES, Evidence, View
-
-MEMBERS = ("member", "pseudo_ifl", "pseudo_ofl")
-"""Groups that an attack should rank high: the target's members, and a null run's pseudo-members."""
+from fedsiege.view import SINGLE_UPDATES, Background, Evidence, Known, Labels, Shadow, View, apart
 
 CHUNK = 2**29
 """Bytes of scores that an attack makes in one go; it reads the evidence once for all their targets."""
@@ -58,6 +56,75 @@ class Scored:
             others &= groups == kind
             members &= np.isin(groups, ("member", f"pseudo_{kind}"))
         return self.values[members], self.values[others]
+
+
+class Narrowed:
+    """Evidence with some of its columns: those that an attack may know of."""
+
+    def __init__(self, evidence: Evidence, columns: Labels) -> None:
+        self._evidence, self._columns = evidence, columns
+        self.rounds, self.clients = evidence.rounds, evidence.clients
+        self.labels = np.asarray(evidence.labels)[columns]
+
+    def present(self, t: int) -> NDArray[np.bool_]:
+        """Who answered [K]."""
+        return self._evidence.present(t)
+
+    def head(self, t: int) -> Floats:
+        """The updates of the last layer [K, C]: of no column."""
+        return self._evidence.head(t)
+
+    def rise(self, t: int) -> Floats:
+        """How far each class was raised [K, C]: of no column."""
+        return self._evidence.rise(t)
+
+    def __getattr__(self, signal: str) -> Callable[[int], Floats]:
+        read = getattr(self._evidence, signal)
+        return lambda t: read(t)[..., self._columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an attack is shown of a run: its columns of the trace and, besides the evidence, its background.
+
+    An attack that wants no population is scored as if there were none: what other attacks want changes nothing.
+    """
+
+    columns: Labels
+    background: Background
+
+    @classmethod
+    def of(cls, prepared: Prepared, planned: Planned, trace: Trace, shadows: Sequence[Shadowed]) -> "Told":
+        """What a planned attack wants, and no more."""
+        attack, drawn = planned.attack, prepared.candidates.population
+        own = drawn[: attack.population_wanted]
+        columns = np.flatnonzero(~np.isin(trace.ids, drawn) | np.isin(trace.ids, own))
+        population = np.flatnonzero(np.isin(trace.ids[columns], own))
+        updates = adaptations(attack).get("updates", "sent")
+        seen = [one.shown(updates) for one in shadows[: attack.shadows_wanted]]
+        shown = [replace(one, asked=one.asked[columns], known=served_by(planned, one)) for one in seen]
+        return cls(columns, Background(tuple(shown), population))
+
+    def seen(self, evidence: Evidence) -> Evidence:
+        """The evidence, without the columns that the attack does not know of."""
+        if len(self.columns) == len(evidence.labels):
+            return evidence
+        narrowed: Any = Narrowed(evidence, self.columns)
+        shown: Evidence = narrowed
+        return shown
+
+    def with_truth(self, known: Known | None) -> Background:
+        """The background for one audit: the truth about a half of it, where the attack is told that."""
+        return self.background if known is None else replace(self.background, known=(known,))
+
+
+def served_by(planned: Planned, shadow: Shadow) -> tuple[Known, ...]:
+    """The clients of a shadow federation that took part in enough recorded rounds for the attack."""
+    evidence = shadow.evidence
+    if planned.vantage not in SINGLE_UPDATES:
+        return shadow.known
+    attendance = {number: evidence.present(t) for t, number in enumerate(evidence.rounds)}
+    return tuple(known for known in shadow.known if planned.serves(known.target, attendance))
 
 
 class Redrawn:
@@ -102,27 +169,34 @@ class Redrawn:
 
 
 def score_all(
-    prepared: Prepared, trace: Trace, step: Callable[[], None]
+    prepared: Prepared, trace: Trace, step: Callable[[], None], shadows: Sequence[Shadowed] = ()
 ) -> tuple[list[Scored], dict[str, Counters]]:
     """Every attack on every audit, and what each attack counted; `step` is called for each.
+
+    `shadows` are the run's shadow federations; an attack gets as many as it wants. One that is told the truth about
+    half of an audit is scored audit by audit, so that it is told no other's, and judged on the other half.
 
     Targets that took part in too few recorded rounds for an attack are left out; InputError if that is all of them.
     """
     audits = prepared.candidates.audits
-    place = {identity: row for row, identity in enumerate(trace.ids.tolist())}
-    rows = [np.array([place[i] for i in audit.ids.tolist()]) for audit in audits]
+    rows = [np.searchsorted(trace.ids, audit.ids) for audit in audits]
     scored: list[Scored] = []
     counters: dict[str, Counters] = {}
     for planned in prepared.attacks:
         total = counters.setdefault(planned.label, {})
+        told = Told.of(prepared, planned, trace, shadows)
+        ids = trace.ids[told.columns]
         found: dict[int, Scored] = {}
-        for evidence, asked in _together(prepared, planned, trace, rows):
-            view = View(evidence, planned.vantage)
-            scores = _scores(planned, view, [audits[i].target for i in asked], len(trace.ids))
-            _spot_check(planned, view, View(evidence, planned.vantage), audits[asked[-1]].target, scores)
-            for i in asked:
-                values, rounds = scores[audits[i].target]
-                found[i] = Scored(planned.label, audits[i], values[rows[i]], rounds)
+        for evidence, asked in _one_by_one(planned, _together(prepared, planned, trace, rows)):
+            known, judged = _split(prepared, planned, ids, [audits[i] for i in asked])
+            shown, background = told.seen(evidence), told.with_truth(known)
+            view = View(shown, planned.vantage, background)
+            scores = _scores(planned, view, [audit.target for audit in judged], len(ids))
+            fresh = View(shown, planned.vantage, background)
+            _spot_check(planned, view, fresh, judged[-1].target, scores)
+            for i, audit in zip(asked, judged, strict=True):
+                values, rounds = scores[audit.target]
+                found[i] = Scored(planned.label, audit, values[np.searchsorted(ids, audit.ids)], rounds)
                 step()
             for name, n in view.counters.items():
                 total[name] = total.get(name, 0) + n
@@ -140,15 +214,34 @@ def _together(
     """Evidence, and the audits, by their places, that are scored on it in one go."""
     audits = prepared.candidates.audits
     targets = [target for target in dict.fromkeys(one.target for one in audits) if served(planned, target, trace)]
-    if prepared.experiment.candidates.compat != "none":
-        for i, audit in enumerate(audits):
-            if audit.target in targets:
-                yield _redrawn(prepared, trace, audit, rows[i]), [i]
-        return
+    told = trace.variant(adaptations(planned.attack).get("updates", "sent"))
     size = max(1, CHUNK // (8 * len(trace.ids)))
-    for start in range(0, len(targets), size):
-        some = targets[start : start + size]
-        yield trace, [i for i, audit in enumerate(audits) if audit.target in some]
+    for evidence, there in apart(told, planned.coalitions, targets):
+        if prepared.experiment.candidates.compat != "none":
+            for i, audit in enumerate(audits):
+                if audit.target in there:
+                    yield _redrawn(prepared, evidence, audit, rows[i]), [i]
+            continue
+        for start in range(0, len(there), size):
+            some = there[start : start + size]
+            yield evidence, [i for i, audit in enumerate(audits) if audit.target in some]
+
+
+def _one_by_one(
+    planned: Planned, together: Iterator[tuple[Evidence, list[int]]]
+) -> Iterator[tuple[Evidence, list[int]]]:
+    """Evidence and the audits that are scored on it in one go: one at a time where an attack is told the truth."""
+    for evidence, asked in together:
+        for some in [[i] for i in asked] if planned.attack.truth_wanted else [asked]:
+            yield evidence, some
+
+
+def _split(prepared: Prepared, planned: Planned, ids: Ids, audits: list[Audit]) -> tuple[Known | None, list[Audit]]:
+    """What an attack is told of the truth about its only audit, and what it is judged on; all, if it is not."""
+    if not planned.attack.truth_wanted:
+        return None, audits
+    told, judged = audits[0].halves(prepared.experiment.seed)
+    return Known(told.target, np.searchsorted(ids, told.ids), told.members), [judged]
 
 
 def _scores(planned: Planned, view: View, asked: list[int], m: int) -> dict[int, tuple[NDArray[np.float64], int]]:
@@ -211,7 +304,7 @@ def served(planned: Planned, target: int, trace: Trace) -> bool:
     return planned.serves(target, {number: trace.present(t) for t, number in enumerate(trace.rounds)})
 
 
-def _redrawn(prepared: Prepared, trace: Trace, audit: Audit, rows: NDArray[np.int64]) -> Evidence:
+def _redrawn(prepared: Prepared, trace: Evidence, audit: Audit, rows: NDArray[np.int64]) -> Evidence:
     pools = [rows[audit.groups == group] for group in ("ifl", "ofl")]
     redrawn: Any = Redrawn(trace, audit.target, pools, prepared.experiment.seed)
     evidence: Evidence = redrawn
@@ -220,7 +313,7 @@ def _redrawn(prepared: Prepared, trace: Trace, audit: Audit, rows: NDArray[np.in
 
 def write_candidates(path: Path, prepared: Prepared) -> None:
     """Write which examples are asked about: id, where it lies in the data, label; not who is a member."""
-    examples = prepared.candidates.examples
+    examples = prepared.candidates.asked
     write_table(
         path,
         pa.table(

@@ -13,7 +13,7 @@ from fedsiege.experiment.grid import Cell
 from fedsiege.experiment.prepare import plan_attacks
 from fedsiege.files import write_bytes
 
-AFTER = {"attacks", "name", "title", "description", "paper", "profile", "profiles", "changed", "out"}
+AFTER = {"attacks", "shadows", "name", "title", "description", "paper", "profile", "profiles", "changed", "out"}
 """Fields that decide nothing about training and what is recorded of it."""
 
 
@@ -40,8 +40,9 @@ def bundles(cells: Sequence[Cell], done: Iterable[int]) -> list[Bundle]:
 def training(experiment: Experiment) -> str:
     """Everything that decides a run's training and its trace, as text to compare."""
     content = experiment.model_dump(mode="json", exclude=AFTER)
-    needed = recordings([planned.attack for planned in plan_attacks(experiment)])
-    return json.dumps([content, sorted(needed)], sort_keys=True)
+    attacks = [planned.attack for planned in plan_attacks(experiment)]
+    population = max(attack.population_wanted for attack in attacks)
+    return json.dumps([content, sorted(recordings(attacks)), population], sort_keys=True)
 
 
 def share(donor: Path, place: Path, experiment: Experiment) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fedsiege.attacks.membership.base import recordings
+from fedsiege.countermeasures import countermeasures, tail_of
 from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.experiment.folder import CHECKPOINT, TRACE
 from fedsiege.experiment.prepare import Prepared
 from fedsiege.experiment.progress import Bars
 from fedsiege.federation import checkpoint
 from fedsiege.federation.checkpoint import Checkpoint
-from fedsiege.federation.rounds import Models, State
+from fedsiege.federation.rounds import Models, State, invited_to, store
 from fedsiege.recorder import Recorder
 from fedsiege.records import Counters, Examples, Round
 from fedsiege.trace import path_of, recorded_in
@@ -121,7 +122,9 @@ def begin(prepared: Prepared, place: Path) -> tuple[State, Notes]:
 
 def recorder_of(prepared: Prepared, folder: Path) -> Recorder:
     """What writes this run's evidence."""
-    e = prepared.experiment
+    e, layout = prepared.experiment, prepared.task.layout
+    wanted = recordings([planned.attack for planned in prepared.attacks])
+    tail = tail_of(e.trace.tail, prepared.defences, layout)
     return Recorder(
         task=prepared.task,
         candidates=prepared.candidates.examples.to(prepared.task.device),
@@ -131,5 +134,14 @@ def recorder_of(prepared: Prepared, folder: Path) -> Recorder:
         groups=e.trace.groups,
         aggregate_only=e.secure_aggregation,
         keep_logits=e.trace.logits,
-        recordings=recordings([planned.attack for planned in prepared.attacks]),
+        recordings=wanted,
+        tail=tail,
+        countermeasures=countermeasures(
+            wanted,
+            layout,
+            tail,
+            prepared.defences,
+            invited=lambda number: invited_to(number, e.clients, e.participation, e.seed),
+            room=lambda rows: store(len(rows), rows[0], folder.parent),
+        ),
     )

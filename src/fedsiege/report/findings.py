@@ -213,6 +213,34 @@ def guarantees(run: Finished) -> list[str]:
     ]
 
 
+def coalitions(run: Finished) -> list[str]:
+    """Who defended together, and whether a server can tell it from the uploads; empty without a coalition."""
+    about = run.report.coalitions
+    if about is None:
+        return []
+    seen = {tuple(one.members): one for one in about.detected}
+    said = []
+    for label, members in about.members.items():
+        one = seen.pop(tuple(members), None)
+        told = "a server cannot tell this from the tails of the uploads"
+        if one is not None:
+            told = (
+                "a server can tell this from the tails of the uploads, whose noise cancels to "
+                f"{one.balance:.2g} of what independent noise would leave"
+            )
+        said.append(f"{label}: {clients_of(members)} defend together; {told}.")
+    said += [f"A server would take {clients_of(list(one))} for a coalition, which is wrong." for one in seen]
+    if about.unbalanced:
+        said.append(f"The uploads of {clients_of(about.unbalanced)} are noisy, with nobody’s to balance theirs.")
+    return said
+
+
+def clients_of(numbers: list[int]) -> str:
+    """Clients by number, in words."""
+    *first, last = map(str, numbers)
+    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
+
+
 def spent(one: Guarantee) -> str:
     """A guarantee's epsilon, what it protects and against whom."""
     epsilon = (

@@ -115,6 +115,18 @@ class ThreatModel(_Record):
     secure_aggregation: bool
 
 
+class Shadows(_Record):
+    """The federations that the adversary trained itself, on a pool of examples of its own."""
+
+    count: int
+    cached: int
+    """Those that were there already when this run wanted them."""
+    clients: int
+    examples_per_client: float
+    pool: int
+    seconds: float
+
+
 class Data(_Record):
     """The data that was trained on and audited."""
 
@@ -124,6 +136,7 @@ class Data(_Record):
     heldout: int
     duplicates: dict[str, int]
     candidates: dict[str, Any]
+    shadows: Shadows | None = None
 
 
 class Null(_Record):
@@ -161,6 +174,23 @@ class Guarantee(_Record):
     note: str
     clients: str = ""
     """Whose, as words that follow the unit: `of every client`; empty where the run did not say."""
+
+
+class Detected(_Record):
+    """Clients that a server takes for a coalition, by what their uploads' last parameters have in common."""
+
+    members: list[int]
+    form: str
+    balance: float
+
+
+class Coalitions(_Record):
+    """Who defended together, by label, and what a server can tell of it."""
+
+    members: dict[str, list[int]]
+    detected: list[Detected]
+    unbalanced: list[int]
+    """Clients whose uploads are noisy and that are in no coalition that was detected."""
 
 
 class Cost(_Record):
@@ -221,6 +251,7 @@ class ResultFile(_Record):
     null_test: list[Null] | None = None
     components: list[Component]
     privacy: list[Guarantee] = []
+    coalitions: Coalitions | None = None
     cost: Cost
     provenance: Provenance
     paper: Paper | None = None

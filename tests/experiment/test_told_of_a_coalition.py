@@ -1,0 +1,161 @@
+"""Runs whose attacks are told of a coalition: which evidence they get, and what is refused before a round."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import TINY
+
+from fedsiege.attacks.coalitions import detect
+from fedsiege.attacks.membership.base import MembershipAttack
+from fedsiege.errors import InputError, ThreatModelError
+from fedsiege.experiment import run
+from fedsiege.experiment.config import load
+from fedsiege.experiment.prepare import plan_attacks
+from fedsiege.registry import build
+from fedsiege.trace import Trace
+from fedsiege.view import View, apart
+
+NOISE: dict[str, Any] = {
+    "name": "cofedmid",
+    "members": [1, 3],
+    "assignment": "none",
+    "compensation": "none",
+    "sigma": 0.2,
+    "tail": 0.4,
+}
+ATTACKS: list[dict[str, Any]] = [
+    {"name": "loss_series"},
+    {"name": "loss_series", "updates": "denoised"},
+    {"name": "fedmia_i", "updates": "coalition"},
+    {"name": "fedmia_ii", "updates": "insider", "coordinates": "front"},
+    {"name": "avg_cosine", "updates": "insider"},
+]
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("told") / "noisy"
+    run({**TINY, "coalition": NOISE, "attacks": ATTACKS}, place, progress=False)
+    return place
+
+
+def test_each_countermeasure_leaves_a_trace_beside_the_runs(noisy: Path) -> None:
+    trace = Trace(noisy / "trace")
+    assert sorted(path.name for path in (noisy / "trace").iterdir() if path.is_dir()) == [
+        "coalition",
+        "denoised",
+        "insider",
+    ]
+    for name in ("coalition", "denoised", "insider"):
+        other = trace.variant(name)
+        assert other.rounds == trace.rounds == (2, 4, 6)
+        assert other.ids.tolist() == trace.ids.tolist()
+        assert other.tail == trace.tail > 0
+        for client in (0, 2, 4):
+            if name != "denoised":
+                np.testing.assert_array_equal(other.cosine(1)[client], trace.cosine(1)[client])
+            assert not np.array_equal(other.cosine(1)[1], trace.cosine(1)[1])
+    as_one = trace.variant("coalition")
+    np.testing.assert_array_equal(as_one.loss(0)[1], as_one.loss(0)[3])
+    assert not np.array_equal(trace.loss(0)[1], trace.loss(0)[3])
+
+
+def test_attacks_are_scored_on_the_evidence_that_they_ask_for(noisy: Path) -> None:
+    trace, scores = Trace(noisy / "trace"), pd.read_parquet(noisy / "scores.parquet")
+    place = {identity: column for column, identity in enumerate(trace.ids.tolist())}
+    seen = 0
+    for spec in ATTACKS:
+        attack: MembershipAttack = build("membership", spec, "test")
+        told = trace.variant(spec.get("updates", "sent"))
+        coalitions = [{1, 3}] if spec.get("updates") == "coalition" else []
+        for target in range(5):
+            ((evidence, _),) = apart(told, coalitions, [target])
+            naive = attack.score(View(evidence, "server"), target)
+            rows = scores[(scores["attack"].str.startswith(spec["name"])) & (scores["target"] == target)]
+            for word in ("denoised", "coalition", "insider", "front"):
+                rows = rows[rows["attack"].str.contains(word) == (word in map(str, spec.values()))]
+            columns = [place[identity] for identity in rows["candidate"]]
+            np.testing.assert_array_equal(rows["score"], naive[columns])
+            seen += len(rows)
+    assert seen == len(scores) > 0
+
+
+def test_an_insider_sees_what_there_is_without_noise(noisy: Path, tmp_path: Path) -> None:
+    """The noise cancels in the aggregate, and so the run without it has the same models, up to rounding."""
+    run({**TINY, "coalition": {**NOISE, "perturbation": "none"}, "attacks": ["loss_series"]}, tmp_path / "plain")
+    plain, trace = Trace(tmp_path / "plain" / "trace"), Trace(noisy / "trace")
+    assert plain.tail == 0
+    for t in range(3):
+        np.testing.assert_allclose(trace.variant("insider").loss(t), plain.loss(t), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(trace.variant("insider").cosine(t), plain.cosine(t), atol=2e-3)
+        assert np.abs(trace.cosine(t)[[1, 3]] - plain.cosine(t)[[1, 3]]).max() > 0.05
+    (found,) = detect(trace).coalitions
+    assert found.members == (1, 3)
+
+
+def test_the_same_bytes_again(noisy: Path, tmp_path: Path) -> None:
+    config = {**TINY, "coalition": NOISE, "attacks": ATTACKS}
+    run(config, tmp_path / "again", progress=False)
+    for path in sorted((noisy / "trace").rglob("*")):
+        if path.is_file():
+            assert (tmp_path / "again" / path.relative_to(noisy)).read_bytes() == path.read_bytes()
+    assert (tmp_path / "again" / "scores.parquet").read_bytes() == (noisy / "scores.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"coalition": []},
+            InputError,
+            "loss_series: updates: insider is told of a coalition, and the run has none",
+        ),
+        (
+            {"coalition": [], "attacks": [{"name": "fedmia_ii", "coordinates": "front"}]},
+            InputError,
+            "coordinates: front needs to know .*; set trace.tail",
+        ),
+        ({"secure_aggregation": True}, ThreatModelError, "loss_series: updates: insider reads single clients'"),
+        (
+            {
+                "coalition": {**NOISE, "members": [0, 1, 3, 4]},
+                "attacks": [{"name": "fedmia_i", "updates": "coalition"}],
+            },
+            InputError,
+            "fedmia_i: with updates: coalition the server sees 2 clients",
+        ),
+        ({"trace": {"tail": 1e-6}}, InputError, "trace.tail: got 1e-06, which is none of the model's"),
+        ({"trace": {"tail": 1.5}}, InputError, "trace.tail: got 1.5"),
+    ],
+)
+def test_what_a_run_cannot_serve_is_refused(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    config = {**TINY, "coalition": NOISE, "attacks": [{"name": "loss_series", "updates": "insider"}], **changes}
+    with pytest.raises(error, match=message):
+        run(config, tmp_path / "refused", progress=False)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_config_may_say_where_noise_is_looked_for(tmp_path: Path) -> None:
+    attacks = [{"name": "avg_cosine", "coordinates": "front"}, {"name": "loss_series", "updates": "denoised"}]
+    run({**TINY, "attacks": attacks, "trace": {"tail": 0.3}}, tmp_path / "run", progress=False)
+    trace = Trace(tmp_path / "run" / "trace")
+    assert trace.tail > 0
+    assert trace.variant("denoised").tail == trace.tail
+    assert detect(trace).coalitions == ()
+
+
+def test_members_are_served_where_their_coalition_leaves_enough_others() -> None:
+    config = {**TINY, "coalition": NOISE, "attacks": [{"name": "fedmia_i", "updates": "coalition"}, "fedmia_i"]}
+    told, published = plan_attacks(load(config))
+    assert told.coalitions == (frozenset({1, 3}),)
+    assert published.coalitions == ()
+    who = {number: np.array([1, 1, 0, 1, 0], dtype=bool) for number in (2, 4)}
+    assert [published.serves(target, who) for target in (0, 1, 3)] == [True, True, True]
+    assert [told.serves(target, who) for target in (0, 1, 3)] == [False, False, False]
+    four = {number: np.array([1, 1, 0, 1, 1], dtype=bool) for number in (2, 4)}
+    assert [told.serves(target, four) for target in (0, 1, 3)] == [True, True, True]
