@@ -63,10 +63,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], (None, {"jobs": None, "engine": "local", "resume": False, "progress": True})),
+        ([], (None, {"overrides": (), "jobs": None, "engine": "local", "resume": False, "progress": True})),
         (
-            ["--out", "there", "--jobs", "3", "--engine", "ray", "--resume", "--quiet"],
-            (Path("there"), {"jobs": 3, "engine": "ray", "resume": True, "progress": False}),
+            ["--out", "there", "--set", "a=1", "--jobs", "3", "--engine", "ray", "--resume", "--quiet"],
+            (
+                Path("there"),
+                {"overrides": ["a=1"], "jobs": 3, "engine": "ray", "resume": True, "progress": False},
+            ),
         ),
     ],
 )
@@ -123,10 +126,16 @@ def test_every_option_arrives(command: str, calls: list[tuple[Any, ...]], capsys
         [command, "quickstart", "--out", str(out), "--set", "a.b=1", "--set", "c=[2]", "--resume", "--quiet"]
     )
     assert code == 0
-    assert calls == [
-        (command, "quickstart", out, {"overrides": ["a.b=1", "c=[2]"], "resume": True, "progress": False})
-    ]
+    of_a_grid = {"jobs": None, "engine": "local"} if command == "reproduce" else {}
+    options = {"overrides": ["a.b=1", "c=[2]"], **of_a_grid, "resume": True, "progress": False}
+    assert calls == [(command, "quickstart", out, options)]
     assert capsys.readouterr().out == ""
+
+
+def test_the_options_of_a_grid_that_is_reproduced_arrive(calls: list[tuple[Any, ...]]) -> None:
+    assert execute(["reproduce", "grid.yaml", "--jobs", "2", "--engine", "ray", "--quiet"]) == 0
+    options = {"overrides": (), "jobs": 2, "engine": "ray", "resume": False, "progress": False}
+    assert calls == [("reproduce", "grid.yaml", None, options)]
 
 
 def test_defaults(calls: list[tuple[Any, ...]], capsys: Any) -> None:
@@ -198,6 +207,16 @@ def test_a_fault_of_ours_keeps_its_traceback(error: Exception, monkeypatch: pyte
         (["list", "--json", "--markdown"], "got --json and --markdown; expected one of them"),
         (["run", "quickstrat"], "quickstrat: no such file or shipped experiment (did you mean 'quickstart'?)"),
         (["reproduce", "quickstart"], "quickstart: has no `paper:` part"),
+        (["reproduce", "quickstart_defences"], "quickstart_defences: has no `paper:` part"),
+        (["sweep", "quickstart_defences", "--set", "round=3"], "--set: 'round' names no field of an experiment"),
+        (
+            ["reproduce", "fedmia/cifar100_alexnet", "--jobs", "2"],
+            "jobs: got 2 for fedmia/cifar100_alexnet, a single experiment; expected it for a grid alone",
+        ),
+        (
+            ["reproduce", "fedmia/cifar100_alexnet", "--engine", "ray"],
+            "engine: got 'ray' for fedmia/cifar100_alexnet",
+        ),
         (
             ["sweep", "quickstart"],
             "quickstart.yaml: is a single experiment; expected a grid, which has some of axes,",

@@ -14,13 +14,15 @@ import yaml
 
 import fedsiege as fs
 from fedsiege import shipped
+from fedsiege.attacks.membership.base import MembershipAttack
 from fedsiege.experiment import load as load_experiment
 from fedsiege.experiment.config import Experiment, validated
 from fedsiege.experiment.grid import Grid
 from fedsiege.experiment.prepare import check, prepare
 from fedsiege.models.base import build_model
-from fedsiege.registry import index, load
+from fedsiege.registry import build, index, load
 from fedsiege.training import Training
+from fedsiege.view import ArrayEvidence, Background, Shadow, View
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -46,11 +48,23 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
 
 def test_the_attack_of_the_tutorial_works_as_its_test_says(mine: Callable[[str], None]) -> None:
-    attack, check = blocks("docs/add-an-attack.md", "python")
+    attack, _, check = blocks("docs/add-an-attack.md", "python")
     mine(attack)
     exec(check, {})
     mean = fs.score("mine:LossGap", {"loss": np.array([[[1.0], [3.0], [8.0]]])}, middle="mean")
     assert mean.tolist() == [4.5]
+
+
+def test_the_tutorials_attack_with_shadow_federations_works(mine: Callable[[str], None]) -> None:
+    _, attack, _ = blocks("docs/add-an-attack.md", "python")
+    mine(attack)
+    built: MembershipAttack = build("membership", {"name": "mine:LossDrop", "shadows": 2}, "test")
+    assert built.shadows_wanted == 2
+    own = [[[0.0, 0.0, 0.0], [5.0, 7.0, 3.0]], [[0.0, 0.0, 0.0], [3.0, 9.0, 1.0]]]
+    asked = [np.array([0, 1]), np.array([1, 2])]
+    shadows = tuple(Shadow(ArrayEvidence({"global_loss": a}), b, ()) for a, b in zip(own, asked, strict=True))
+    evidence = ArrayEvidence({"global_loss": [[8.0, 8.0], [1.0, 3.5]]})
+    assert built.score(View(evidence, "client", Background(shadows)), 0).tolist() == [6.0, 0.5]
 
 
 def test_the_defence_of_the_tutorial_works_as_its_test_says(mine: Callable[[str], None], tmp_path: Path) -> None:

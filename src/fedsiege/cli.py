@@ -37,6 +37,20 @@ Set = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+GridSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of every cell, or profile=NAME or seeds=[0] of the grid (repeatable).",
+    ),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", metavar="N", help="Cells at the same time; one when left out.")
+]
+Engine = Annotated[
+    str, typer.Option("--engine", metavar="ENGINE", help="local (processes) or ray (a cluster's tasks).")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Neither progress nor table.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser, where there is a display.")]
 
@@ -71,21 +85,30 @@ def run(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment with published figures.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An experiment, or a grid of them, with published figures.")
+    ],
     out: Out = None,
     overrides: Set = None,
+    jobs: Jobs = None,
+    engine: Engine = "local",
     resume: Resume = False,
     quiet: Quiet = False,
     open_report: Open = False,
 ) -> None:
-    """Run a published experiment: published figure, ours, interval, verdict."""
-    from fedsiege import experiment
+    """Run a published experiment or table: published figure, ours, interval, verdict.
 
-    _present(
-        experiment.reproduce(name, out, overrides=overrides or (), resume=resume, progress=not quiet),
-        quiet,
-        open_report,
+    Of a grid, --set overrides a field of every cell, or profile=NAME or seeds=[0] of the grid.
+    """
+    from fedsiege import experiment
+    from fedsiege.report.grid import SweepResult
+
+    result = experiment.reproduce(
+        name, out, overrides=overrides or (), jobs=jobs, engine=engine, resume=resume, progress=not quiet
     )
+    _present(result, quiet, open_report)
+    if isinstance(result, SweepResult):
+        _fail_for_cells(result)
 
 
 @app.command()
@@ -94,12 +117,9 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the sweep; must not exist yet.")
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", metavar="N", help="Cells at the same time; one when left out.")
-    ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="ENGINE", help="local (processes) or ray (a cluster's tasks).")
-    ] = "local",
+    overrides: GridSet = None,
+    jobs: Jobs = None,
+    engine: Engine = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Run what is missing or failed in --out.")] = False,
     quiet: Quiet = False,
     open_report: Open = False,
@@ -108,18 +128,10 @@ def sweep(
     from fedsiege import experiment
 
     result = experiment.sweep(
-        grid,
-        out,
-        jobs=jobs,
-        engine=engine,
-        resume=resume,
-        progress=not quiet,
+        grid, out, overrides=overrides or (), jobs=jobs, engine=engine, resume=resume, progress=not quiet
     )
     _present(result, quiet, open_report)
-    failed = [cell for cell in result.data["cells"] if cell["status"] == "failed"]
-    if failed:
-        first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
-        raise FedSiegeError(f"{len(failed)} of {len(result.data['cells'])} runs failed; the first is {first}")
+    _fail_for_cells(result)
 
 
 @app.command()
@@ -247,6 +259,15 @@ _REFUSED: dict[int | None, str] = {
 def _fail(message: str, code: int) -> int:
     typer.echo(f"fedsiege: error: {message}", err=True)
     return code
+
+
+def _fail_for_cells(result: "SweepResult") -> None:
+    """Say so, at the end, where runs of a sweep failed."""
+    cells = result.data["cells"]
+    failed = [cell for cell in cells if cell["status"] == "failed"]
+    if failed:
+        first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
+        raise FedSiegeError(f"{len(failed)} of {len(cells)} runs failed; the first is {first}")
 
 
 def _present(result: "Result | SweepResult", quiet: bool, open_report: bool) -> None:

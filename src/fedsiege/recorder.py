@@ -1,6 +1,6 @@
 """From a finished round to the evidence of it on disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Recorder:
     """The last trained entries, in which coalitions' noise is looked for; None where nobody says how many."""
     countermeasures: Mapping[str, Countermeasure] = field(default_factory=dict)
     """What else the server makes of what it received, by name; the evidence of each is a trace of its own."""
+    products: Collection[str] | None = None
+    """Of which updates (`sent`, or a countermeasure's name) products with gradients are recorded; None: of all."""
 
     def begin(self) -> None:
         """Write what all rounds share."""
@@ -75,18 +77,20 @@ class Recorder:
         tensors |= {f"global_{name}": values[0] for name, values in broadcast.outputs.items()}
         if broadcast.logits is not None:
             tensors["global_logits"] = broadcast.logits[0]
-        if self.aggregate_only:
-            tensors |= self._aligned(done, None)
-        elif done.cohort is None:  # nothing that arrived could be used
-            tensors |= self._aligned(done, None) | {"present": torch.zeros(self.clients, dtype=torch.uint8)}
-        else:
-            tensors |= self._aligned(done, done.cohort) | self._single(done.cohort)
+        cohort = None if self.aggregate_only else done.cohort
+        if self.products is None or "sent" in self.products:
+            tensors |= self._aligned(done, cohort)
+        if cohort is not None:
+            tensors |= self._single(cohort)
+        elif not self.aggregate_only:  # nothing that arrived could be used
+            tensors["present"] = torch.zeros(self.clients, dtype=torch.uint8)
         _check_finite(done.number, tensors, done.cohort)
         return size + write_round(self.folder, done.number, tensors)
 
     def _after(self, name: str) -> "Recorder":
         """What writes the trace of a countermeasure."""
-        return replace(self, folder=self.folder / name, countermeasures={})
+        whole = self.products is None or name in self.products
+        return replace(self, folder=self.folder / name, countermeasures={}, products=None if whole else ())
 
     def _single(self, cohort: Cohort) -> dict[str, Tensor]:
         """Losses of the uploaded models, the last layer's updates, and who was there."""
@@ -175,7 +179,7 @@ def _check_finite(number: int, tensors: Mapping[str, Tensor], cohort: Cohort | N
                 f"round {number}, client {client}: the uploaded model's loss is not finite; lower training.lr"
             )
     for name in ("global_loss", "gradient_norm2", "aggregate_dot"):
-        if not bool(torch.isfinite(tensors[name]).all()):
+        if name in tensors and not bool(torch.isfinite(tensors[name]).all()):
             raise TrainingDivergedError(
                 f"round {number}: the {name} of the global model is not finite; lower training.lr or server_step"
             )

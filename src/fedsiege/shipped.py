@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "experiments"
 TEMPLATE = Path(__file__).parent / "template.yaml"
 """The commented config that `fedsiege init` writes."""
 
-GRID_KEYS = frozenset({"base", "experiment", "set", "axes", "cells", "seeds", "budget"})
+GRID_KEYS = frozenset({"base", "experiment", "set", "axes", "cells", "seeds", "budget", "overrides"})
 """Keys that a grid may have and an experiment may not."""
 
 

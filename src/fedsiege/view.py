@@ -394,9 +394,9 @@ class Shadow:
     """A federation like the attacked one that the adversary trained itself, on data of its own.
 
     Args:
-        evidence: recorded as the real one was. Its columns are the real evidence's M, which nobody trained on here,
-            and candidates of its own.
-        asked: where the real evidence's columns are in it [M].
+        evidence: recorded as the real one was, as far as the attacks that want it read it. Its columns are the real
+            evidence's M, which nobody trained on here, and candidates of its own.
+        asked: where the real evidence's columns are in it [M]; empty where no attack asks for them.
         known: what the adversary knows of its own clients' members, a target each.
 
     """

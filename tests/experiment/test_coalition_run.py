@@ -13,6 +13,7 @@ from tiny import deterministic, written
 
 from fedsiege.cli import execute
 from fedsiege.defences.coalition.cofedmid import CoFedMID
+from fedsiege.errors import InputError
 from fedsiege.experiment.config import load
 from fedsiege.experiment.prepare import Prepared, prepare
 from fedsiege.federation import rounds as protocol
@@ -142,13 +143,133 @@ def test_a_member_lost_after_it_was_announced_leaves_a_residual_that_is_told(tmp
     lossy = carried_out(tmp_path / "a", coalition=PAIR, dropout=0.3)
     sampled = carried_out(tmp_path / "b", coalition=PAIR, participation=0.6)
     (row,), (other,) = coalition_rows(lossy), coalition_rows(sampled)
-    assert row["counters"]["members_lost"] > 0
-    assert row["counters"]["mean_residual"] > 1e-4
+    told = row["counters"]
+    assert told["members_lost"] > 0
+    assert told["mean_residual"] > 1e-4
+    assert 0 < told["residual_rounds"] < told["rounds"], "the mean is over the rounds with a residual"
+    assert told["residual_accumulated"] > told["mean_residual"]
+    said = [one for one in result(lossy)["warnings"] if one.startswith(f"{row['label']}: ")]
+    assert re.match(r".*: A share of 0\.3 of the answers gets lost", said[0])
+    assert f"In {told['residual_rounds']:.0f} of 6 rounds noise stayed in the global model" in said[-1]
+    assert f"{told['mean_residual']:.2g} root mean square" in said[-1]
+    assert not [one for one in result(sampled)["warnings"] if "stayed" in one or "gets lost" in one]
     assert other["counters"]["members_lost"] == 0
     assert other["counters"]["mean_residual"] == pytest.approx(0, abs=1e-15), "projected out beforehand"
     alone = sum(len({0, 1} & set(invited_to(n, 5, 0.6, 0))) == 1 for n in range(1, 7))
     assert alone > 0
     assert other["counters"]["unperturbed"] == alone
+
+
+UNEVEN: dict[str, Any] = {"partition": {"name": "dirichlet", "alpha": 0.5}, "examples_per_client": None}
+
+
+@pytest.mark.parametrize("form", ["scalar", "vector"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_noise_cancels_by_the_weights_of_the_rule_and_what_is_left_is_told(form: str, weighted: bool) -> None:
+    """Clients of very different size, some answers lost, and a server that takes steps of its own length."""
+    options: dict[str, Any] = {
+        **UNEVEN,
+        "aggregator": {"name": "fedavg", "weighted": weighted},
+        "dropout": 0.2,
+        "server_step": 0.7,
+        "rounds": 12,
+        "seed": 1,
+    }
+    noisy = {**PAIR, "assignment": "none", "compensation": "none", "members": [0, 2, 3], "tail": 1.0}
+    made = prepared(coalition={**noisy, "perturbation": form}, **options)
+    quiet = prepared(coalition={**noisy, "perturbation": "none"}, **options)
+    sizes = [len(rows) for rows in made.shards]
+    assert max(sizes) > 1.5 * min(sizes)
+    (one,) = made.defences
+    assert one.circle is not None
+    assert list(one.circle.volumes.values()) == ([sizes[k] for k in (0, 2, 3)] if weighted else [1.0] * 3)
+    moved, found, start = [], [], made.task.state.clone()
+    for number in range(1, 13):
+        # Both begin the round at one model: what differs afterwards is the noise that stayed.
+        state = State(number - 1, Models((start,)))
+        done, other = (next(each.federation().run(state)) for each in (made, quiet))
+        trained = made.task.layout.trained
+        moved.append(float((done.end - other.end)[:trained].double().square().mean().sqrt()))
+        found.append(done.counters[one.label])
+        start = other.end
+    lossy = [0 < counters["members_lost"] < 3 for counters in found]
+    assert 2 <= sum(lossy) < 11
+    for apart, counters, some in zip(moved, found, lossy, strict=True):
+        assert counters["residual_rounds"] == float(some)
+        assert apart == pytest.approx(counters["residual"], rel=1e-4 if form == "scalar" else 0.1, abs=1e-7)
+        assert (apart > 1e-5) == some
+    total = {name: sum(counters.get(name, 0) for counters in found) for name in found[0]}
+    told = one.defence.told(total)
+    assert told["mean_residual"] == pytest.approx(sum(moved) / sum(lossy), rel=0.1)
+    assert told["residual_accumulated"] == pytest.approx(sum(one**2 for one in moved) ** 0.5, rel=0.1)
+
+
+def test_members_that_are_left_nothing_show_their_noise_and_the_result_says_so(tmp_path: Path) -> None:
+    folder = carried_out(
+        tmp_path,
+        coalition={**PAIR, "members": "all", "m_max": 2, "m_min": 1, "compensation": "none"},
+        partition={"name": "dirichlet", "alpha": 0.1},
+        examples_per_client=None,
+        defences=[{"name": "sample", "share": 0.5}],
+        training={"batch": 4},
+    )
+    (row,) = coalition_rows(folder)
+    empty = row["counters"]["turns_without_examples"]
+    assert empty == row["counters"]["noise_alone"] > 0
+    said = f"{empty:.0f} of 30 noisy uploads were noise and nothing else"
+    assert [one for one in result(folder)["warnings"] if said in one]
+
+
+def test_an_active_coalition_is_as_without_the_neutral_one_before_it() -> None:
+    neutral = {"name": "cofedmid", "assignment": "none", "compensation": "none", "perturbation": "none"}
+    ends = []
+    for listed in ([PAIR], [neutral, PAIR], [PAIR, {**neutral, "members": [1, 2]}]):
+        made = prepared(coalition=listed)
+        *_, done = made.federation().run(State(0, Models((made.task.state.clone(),))))
+        ends.append(done.end)
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
+DP_SGD = {"name": "dp_sgd", "noise_multiplier": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("defences", "coalition", "place"),
+    [
+        ([{**DP_SGD, "clients": [1]}], PAIR, 0),
+        ([DP_SGD], PAIR, 0),
+        ([{**DP_SGD, "clients": 2}], {**PAIR, "members": "all"}, 0),
+        (["sparsify", {**DP_SGD, "clients": [1, 4]}], PAIR, 1),
+        ([{**DP_SGD, "clients": [1, 4]}, "sparsify"], PAIR, 0),
+        ([{**DP_SGD, "clients": [4]}], [PAIR, {**PAIR, "members": [3, 4]}], 0),
+        ([{**DP_SGD, "clients": [4]}], [{**PAIR, "members": [3, 4]}, PAIR], 0),
+        ([DP_SGD], {**PAIR, "compensation": "none", "perturbation": "none"}, 0),
+    ],
+)
+def test_no_epsilon_is_given_for_a_member_by_clipping_its_gradients(
+    defences: list[Any], coalition: Any, place: int
+) -> None:
+    """Recycling looks at the losses of all of a member's examples, and each then decides whether others train."""
+    words = rf"^defences\.{place}\.clients: dp_sgd.* and cofedmid.*: cofedmid lets an example change what"
+    with pytest.raises(InputError, match=words):
+        prepared(defences=defences, coalition=coalition)
+
+
+NEUTRAL = {"name": "cofedmid", "assignment": "none", "compensation": "none", "perturbation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("defences", "coalition"),
+    [
+        ([{**DP_SGD, "clients": [2, 3]}], PAIR),
+        ([DP_SGD], NEUTRAL),
+        (["dp_fedavg"], PAIR),
+        (["sample", "mixup"], PAIR),
+    ],
+)
+def test_what_a_coalition_does_not_spoil_may_go_with_it(defences: list[Any], coalition: Any) -> None:
+    assert len(prepared(defences=defences, coalition=coalition).defences) == len(defences) + 1
 
 
 def patterns(made: Prepared) -> dict[str, bytes]:
@@ -173,6 +294,49 @@ def patterns(made: Prepared) -> dict[str, bytes]:
             (_, noise), *_ = plan.noise.blocks(member, 1)
             found[f"noise of {member} in {number}"] = struct.pack("<d", noise[0])
     return found
+
+
+def bare_noise(made: Prepared) -> dict[str, np.float32]:
+    """The members' noise in single precision, by round and member: in the tail it is there, and nowhere else."""
+    (one,) = made.defences
+    assert one.circle is not None
+    assert isinstance(one.defence, CoFedMID)
+    rounds = range(1, made.experiment.rounds + 1)
+    plans = {number: one.defence.coordinator(one.circle).plan(number, sorted(one.clients)) for number in rounds}
+    return {
+        f"noise of {member} in {number}": np.float32(next(plan.noise.blocks(member, 1))[1][0])
+        for number, plan in plans.items()
+        for member in plan.classes
+    }
+
+
+def shown_before_the_tail(made: Prepared) -> list[str]:
+    """Which noise is among the numbers of uploads and models that carry none."""
+    (one,) = made.defences
+    first = made.task.layout.trained - one.defence.disturbed(made.task.layout)  # type: ignore[attr-defined]
+    assert 0 < first < made.task.layout.trained
+    seen = []
+    for done in made.federation(keeps=lambda _: True).run(State(0, Models((made.task.state.clone(),)))):
+        assert done.cohort is not None
+        seen += [done.cohort.updates[:, :first].flatten(), done.start[:first], done.end[:first]]
+        seen.append(done.cohort.weights.float())
+    numbers = np.abs(torch.cat(seen).numpy())
+    assert len(numbers) > 10_000
+    return [name for name, noise in bare_noise(made).items() if np.abs(noise) in numbers]
+
+
+def test_noise_is_nowhere_but_in_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = prepared(coalition={**PAIR, "m_min": 4})
+    assert shown_before_the_tail(made) == []
+    perturbed = CoFedMID._perturbed
+
+    def leaks(self: CoFedMID, update: torch.Tensor, turn: Any) -> torch.Tensor:
+        found = perturbed(self, update, turn)
+        found[0] = float(next(turn.tool.plan.noise.blocks(turn.client, 1))[1][0])
+        return found
+
+    monkeypatch.setattr(CoFedMID, "_perturbed", leaks)
+    assert shown_before_the_tail(made) == list(bare_noise(made)), "the search finds what is there"
 
 
 def test_nothing_of_the_plan_passes_through_the_server() -> None:

@@ -12,10 +12,20 @@ from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment, load
 from fedsiege.experiment.grid import Cell, Grid, compact
 
+PAPER = {"claim": "c", "source": "s", "table": "t", "link": "l"}
+AUC = {"cell": "rounds=1", "attack": "fedmia_ii", "metric": "auc", "value": 0.5}
+CHANGE = {"cell": "rounds=1", "metric": "accuracy_change", "against": "longer", "value": -0.01}
 
-def cells_of(grid: Any) -> list[Cell]:
-    made, where = Grid.load(grid)
+
+def cells_of(grid: Any, *overrides: str) -> list[Cell]:
+    made, where = Grid.load(grid, overrides)
     return made.cells_of(where)
+
+
+def published(*figures: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A grid of three cells that states these figures."""
+    paper = {**PAPER, "figures": list(figures), **more}
+    return {"axes": {"rounds": [1, 2]}, "cells": [{"name": "longer", "set": {"rounds": 9}}], "paper": paper}
 
 
 def grid_file(folder: Path, **keys: Any) -> Path:
@@ -204,6 +214,62 @@ def test_a_value_on_one_line(value: Any, text: str) -> None:
         ({"experiment": 3}, "experiment: got 3; expected a mapping of fields to values"),
         ({"experiment": {"round": 3}}, "round: unknown field (did you mean 'rounds'?)"),
         ({"rounds": 3}, "is a single experiment; expected a grid, which has some of axes, base, budget, cells,"),
+        (
+            published({**AUC, "cell": "round=1"}),
+            "paper.figures.0.cell: got 'round=1' (did you mean 'rounds=1'?); expected one of the grid's cells: "
+            "rounds=1, rounds=2, longer",
+        ),
+        (
+            published(AUC, {**CHANGE, "against": "long"}),
+            "paper.figures.1.against: got 'long' (did you mean 'longer'?); expected one of the grid's cells",
+        ),
+        (
+            published({**CHANGE, "against": ""}),
+            "paper.figures.0.against: got '' with metric accuracy_change; expected the cell without the defence",
+        ),
+        (
+            published({**AUC, "against": "longer"}),
+            "paper.figures.0.against: got 'longer' with metric auc; expected none",
+        ),
+        (
+            published({**AUC, "attack": ""}),
+            "paper.figures.0.attack: got '' with metric auc; expected the attack that it was measured with",
+        ),
+        (
+            published({**CHANGE, "attack": "x"}),
+            "paper.figures.0.attack: got 'x' with metric accuracy_change; expected none",
+        ),
+        (
+            published(AUC, AUC),
+            "paper.figures: 'rounds=1, fedmia_ii, auc' is there twice; expected each figure once",
+        ),
+        (
+            published({**AUC, "cel": 1}),
+            "paper.figures.0.cel: unknown key (did you mean 'cell'?); known: cell, metric",
+        ),
+        (
+            published(AUC, tabel="x"),
+            "paper.tabel: unknown key (did you mean 'table'?); known: claim, source, table",
+        ),
+        (published({**AUC, "metric": "tpr@0.02"}), "paper.figures.0.metric: got 'tpr@0.02'; Input should be 'auc'"),
+        (published({**AUC, "spread": -1}), "paper.figures.0.spread: got -1; Input should be greater than or equal"),
+        (published(), "paper.figures: got []; List should have at least 1 item"),
+        (published(AUC, rounding={"tpr": 0.1}), "paper.rounding.tpr"),
+        ({"axes": {"rounds": [1]}, "paper": 3}, "paper: got 3; expected a mapping of keys to values"),
+        ({"axes": {"rounds": [1]}, "paper": PAPER}, "paper.figures: missing; expected a value"),
+        (
+            {"cells": [{"name": "x", "profiles": {"tiny": {}}}], "experiment": {"profiles": {"small": {}}}},
+            "cells.0.profiles: the base has no profile 'tiny'; expected one of small",
+        ),
+        (
+            {
+                "cells": [{"name": "x", "profiles": {"small": {"round": 1}}}],
+                "experiment": {"profiles": {"small": {}}},
+            },
+            "cells.0.profiles.small: 'round' names no field of an experiment (did you mean 'rounds'?)",
+        ),
+        ({"cells": [{"name": "x", "profiles": {"small": {}}}]}, "has no profile 'small'; expected one of none"),
+        ({"budget": 0.1, "overrides": 3}, "overrides: got 3; expected a mapping of fields to values"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_said(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -231,6 +297,96 @@ def test_every_shipped_grid_is_valid(name: str) -> None:
     made, where = Grid.load(name)
     assert made.title
     assert made.cells_of(where)
+
+
+def test_a_cell_says_more_of_a_profile() -> None:
+    base = {"rounds": 9, "profiles": {"small": {"rounds": 2}, "tiny": {"rounds": 1}}}
+    extra = {"name": "x", "set": {"defences": ["perturb"]}, "profiles": {"small": {"defences.0.sigma": 0.5}}}
+    grid = {"experiment": base, "cells": [extra, {"name": "y", "set": {"rounds": 7}}]}
+    for profile, rounds, defences in (
+        (None, 9, ["perturb"]),
+        ("small", 2, [{"name": "perturb", "sigma": 0.5}]),
+        ("tiny", 1, ["perturb"]),
+    ):
+        x, y = cells_of({**grid, "profile": profile})
+        assert (x.experiment.rounds, x.experiment.defences, y.experiment.rounds) == (rounds, defences, 7)
+        assert x.changes.get("defences.0.sigma") == ("0.5" if profile == "small" else None)
+
+
+def test_overrides_come_after_what_the_grid_sets_and_before_what_a_cell_does() -> None:
+    base = {"rounds": 9, "profiles": {"small": {"rounds": 2, "clients": 4}}}
+    grid = {
+        "experiment": base,
+        "set": {"clients": 6, "training.lr": 0.2},
+        "axes": {"training.lr": [0.5]},
+        "cells": [{"name": "x"}],
+    }
+    asked = ["training.lr=0.3", "clients=7", "profile=small", "seeds=[4, 5]", "budget=0.3", "title=mine"]
+    cells = cells_of(grid, *asked)
+    assert [(c.name, c.seed, c.experiment.training.lr) for c in cells] == [
+        ("training.lr=0.5", 4, 0.5),
+        ("training.lr=0.5", 5, 0.5),
+        ("x", 4, 0.3),
+        ("x", 5, 0.3),
+    ]
+    assert {(c.experiment.rounds, c.experiment.clients, c.experiment.profile) for c in cells} == {(2, 7, "small")}
+    made, _ = Grid.load(grid, asked)
+    assert (made.profile, made.budget, made.title) == ("small", 0.3, "mine")
+    assert made.overrides == {"training.lr": 0.3, "clients": 7}
+    assert cells[0].experiment.title == "mine: training.lr=0.5, seed 4"
+
+
+def test_a_part_that_is_asked_for_is_set_before_what_is_in_it() -> None:
+    (cell,) = cells_of({"cells": [{"name": "x"}]}, "model.hidden=[3]", "model={name: mlp, hidden: [9]}")
+    assert cell.experiment.model == {"name": "mlp", "hidden": [3]}
+
+
+def test_a_grid_that_was_written_down_keeps_its_overrides(tmp_path: Path) -> None:
+    keys = {**published(AUC, CHANGE, rounding={"auc": 0.005}), "experiment": {"clients": 3}}
+    made, where = Grid.load(grid_file(tmp_path, **keys), ["clients=4", "seeds=[1]"])
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(made.model_dump(mode="json"), sort_keys=False))
+    assert Grid.load(again)[0] == made
+    assert [c.experiment for c in cells_of(again)] == [c.experiment for c in made.cells_of(where)]
+    assert cells_of(again, "clients=5")[0].experiment.clients == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lrr=1", "--set: 'training.lrr' names no field of an experiment (did you mean 'training.lr'?)"),
+        ("seed=1", "--set: a grid cannot set 'seed'; expected a list under seeds:"),
+        ("seeds=1", "seeds: got 1; Input should be a valid list"),
+        ("seeds", "--set seeds: expected field=value"),
+        (
+            "axes={}",
+            "--set axes: is the grid's own; expected profile, seeds, budget, title, description or a field",
+        ),
+        ("paper.claim=x", "--set paper.claim: is the grid's own; expected profile, seeds"),
+        ("profile=tiny", "grid.yaml: profile: unknown 'tiny'; known: none"),
+        ("rounds=0", "cell 'a': rounds: got 0; Input should be greater than or equal to 1"),
+        ("rounds.deep=1", "--set rounds.deep: rounds is 5 and has no fields"),
+        ("model=cnn", "--set model: every cell sets it itself; expected another field"),
+        ("model.hidden=[3]", "--set model.hidden: every cell sets it itself; expected another field"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_said(override: str, message: str, tmp_path: Path) -> None:
+    cells = [{"name": "a", "set": {"model": "mlp", "training.lr": 1}}, {"name": "b", "set": {"model": "cnn"}}]
+    path = grid_file(tmp_path, experiment={"rounds": 5}, cells=cells, seeds=[0])
+    with pytest.raises(InputError) as caught:
+        cells_of(path, override)
+    assert message in str(caught.value)
+    assert cells_of(path, "training.lr=2")[1].experiment.training.lr == 2
+
+
+def test_an_override_that_every_cell_of_a_product_sets_is_refused() -> None:
+    grid = {"axes": {"model": ["mlp"]}}
+    with pytest.raises(InputError, match=r"--set model\.hidden: every cell sets it itself"):
+        cells_of(grid, "model.hidden=[3]")
+    assert cells_of({**grid, "cells": [{"name": "x"}]}, "model.hidden=[3]")[1].experiment.model == {
+        "name": "mlp",
+        "hidden": [3],
+    }
 
 
 def test_a_cell_that_is_the_base_has_changed_nothing() -> None:

@@ -115,6 +115,7 @@ def test_what_sweep_json_says(done: Path) -> None:
         "budget": 0.02,
         "axes": {"attacks": ["one", "two"], "defences": ["none", "perturb 0.05"]},
         "seeds": [0, 1],
+        "paper": None,
     }
     cell = next(c for c in found["cells"] if c["name"] == "attacks=two, defences=perturb 0.05" and c["seed"] == 1)
     result = json.loads((done / cell["folder"] / "result.json").read_text())

@@ -14,6 +14,7 @@ from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment import run
 from fedsiege.experiment.config import load
 from fedsiege.experiment.prepare import plan_attacks
+from fedsiege.experiment.sharing import share
 from fedsiege.registry import build
 from fedsiege.trace import Trace
 from fedsiege.view import View, apart
@@ -56,11 +57,37 @@ def test_each_countermeasure_leaves_a_trace_beside_the_runs(noisy: Path) -> None
         assert other.tail == trace.tail > 0
         for client in (0, 2, 4):
             if name != "denoised":
-                np.testing.assert_array_equal(other.cosine(1)[client], trace.cosine(1)[client])
-            assert not np.array_equal(other.cosine(1)[1], trace.cosine(1)[1])
+                np.testing.assert_array_equal(other.loss(1)[client], trace.loss(1)[client])
+            assert not np.array_equal(other.loss(1)[1], trace.loss(1)[1])
+    insider = trace.variant("insider").cosine(1)
+    np.testing.assert_array_equal(insider[[0, 2, 4]], trace.cosine(1)[[0, 2, 4]])
+    assert not np.array_equal(insider[1], trace.cosine(1)[1])
     as_one = trace.variant("coalition")
     np.testing.assert_array_equal(as_one.loss(0)[1], as_one.loss(0)[3])
     assert not np.array_equal(trace.loss(0)[1], trace.loss(0)[3])
+
+
+def test_products_with_gradients_are_recorded_where_an_attack_reads_them(noisy: Path) -> None:
+    trace = Trace(noisy / "trace")
+    assert trace.cosine(0).shape == trace.variant("insider").cosine(0).shape
+    for name in ("denoised", "coalition"):  # read for their losses alone
+        with pytest.raises(InputError, match="the trace has no gradient_norm2"):
+            trace.variant(name).cosine(0)
+
+
+def test_a_cell_that_shares_training_gets_what_was_made_of_the_uploads_too(noisy: Path, tmp_path: Path) -> None:
+    experiment = load({**TINY, "coalition": NOISE, "attacks": ATTACKS[1:3]})
+    share(noisy, tmp_path / "other", experiment)
+    files = sorted(path.relative_to(noisy) for path in (noisy / "trace").rglob("*.safetensors"))
+    assert len(files) == 4 * 3
+    for file in files:
+        assert (tmp_path / "other" / file).read_bytes() == (noisy / file).read_bytes()
+    run({**TINY, "coalition": NOISE, "attacks": ATTACKS[1:3]}, tmp_path / "other", resume=True, progress=False)
+    own = pd.read_parquet(tmp_path / "other" / "scores.parquet")
+    whole = pd.read_parquet(noisy / "scores.parquet")
+    kept = whole[whole["attack"].isin(own["attack"].unique())]
+    assert len(own) > 0
+    np.testing.assert_array_equal(own["score"].to_numpy(), kept["score"].to_numpy())
 
 
 def test_attacks_are_scored_on_the_evidence_that_they_ask_for(noisy: Path) -> None:

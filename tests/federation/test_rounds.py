@@ -422,8 +422,11 @@ class Reports(Coalition):
     proof = "announced"
     members: Members = (1, 2, 4)
 
-    def settle(self, circle: Circle, number: int, present: Sequence[int], arrived: Mapping[int, float]) -> Counters:
+    def settle(
+        self, circle: Circle, number: int, present: Sequence[int], arrived: Mapping[int, float], scale: float | None
+    ) -> Counters:
         return {
+            "scale": -1.0 if scale is None else scale,
             "announced": len(present),
             "arrived": sum(member in arrived for member in present),
             "weight": sum(arrived[member] for member in present if member in arrived),
@@ -451,12 +454,28 @@ def test_a_coalition_learns_who_was_announced_and_whose_answers_were_aggregated(
         present = sorted({1, 2, 4} & set(invited))
         assert done.counters[one.label] == {
             **({"seen": len(present) ** 2} if present else {}),
+            "scale": 1,
             "announced": len(present),
             "arrived": len(set(present) & set(there)),
             "weight": sum(len(shards()[member]) for member in present if member in there),
             "others": len(set(there) - {1, 2, 4}),
         }
         assert torch.equal(done.end, without.end), "it changed nothing"
+
+
+@pytest.mark.parametrize(
+    ("rule", "weights", "scale"),
+    [(FedAvg(), [10, 14, 22], 0.5), (FedAvg(weighted=False), [1, 1, 1], 0.5), (Whole(), [10, 14, 22], -1.0)],
+)
+def test_a_coalition_learns_how_the_answers_were_weighed_and_scaled(
+    rule: Aggregator, weights: list[float], scale: float
+) -> None:
+    (seat,) = seated([Reports()], K, ["coalition"])
+    one = gathered(seat, 11, [1.0] * K, CLASSES, 2)
+    made = federation(rounds=1, aggregator=rule, server_step=0.5, defences=(one,))
+    (done,) = made.run(first(made))
+    assert done.counters[one.label]["weight"] == sum(weights)
+    assert done.counters[one.label]["scale"] == scale
 
 
 def test_circles_of_two_coalitions_and_of_two_seeds_have_different_secrets() -> None:

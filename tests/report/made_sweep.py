@@ -121,10 +121,53 @@ def troubled() -> dict[str, Any]:
     return data
 
 
+def figure_of(cell: str, metric: str, published: float, verdict: str, **more: Any) -> dict[str, Any]:
+    """A line of the comparison with a paper; `ours` is (value, low, high, seeds)."""
+    ours = more.pop("ours", None)
+    return {
+        "cell": cell, "attack": "", "metric": metric, "against": "", "published": published, "spread": None,
+        "rounding": 0.005, "ours": ours and dict(zip(("value", "low", "high", "n"), ours, strict=True)),
+        "verdict": verdict, **more,
+    }  # fmt: skip
+
+
+def with_paper(data: dict[str, Any]) -> dict[str, Any]:
+    """The same beside a paper: two cells, one of them in two places; an attack that was not run; accuracies."""
+    none, half = "defences=none, model=alexnet", "defences=half data, model=alexnet"
+    figures = [
+        figure_of(none, "auc", 0.82, "agrees", attack="fedmia_ii", spread=0.02, ours=(0.811, 0.8, 0.822, 3)),
+        figure_of(
+            half,
+            "tpr@0.001",
+            0.0124,
+            "ours is higher (profile small)",
+            attack="fedmia_ii",
+            spread=0.0035,
+            ours=(0.242, 0.2, 0.28, 3),
+        ),
+        figure_of(half, "auc", 0.5, "not measured", attack="seqmia"),
+        figure_of(none, "accuracy", 0.46, "ours is lower", ours=(0.42, None, None, 1)),
+        figure_of(half, "accuracy_change", -0.01, "agrees", against=none, ours=(-0.016, -0.02, 0.004, 3)),
+    ]
+    paper = {
+        "claim": "Half the data is enough.",
+        "source": "Nobody et al.",
+        "table": "Table 4",
+        "link": "https://arxiv.org/abs/2601.06866",
+        "changed": ["rounds", "model"],
+        "figures": figures,
+    }
+    return {**data, "paper": paper}  # fmt: skip
+
+
 def hostile() -> dict[str, Any]:
     """The same with markup, formulas and TeX in every text."""
-    data: dict[str, Any] = json.loads(json.dumps(troubled()))
+    data: dict[str, Any] = json.loads(json.dumps(with_paper(troubled())))
     data |= {"title": HOSTILE, "description": HOSTILE + "{{7*7}}"}
+    data["paper"] |= {"claim": HOSTILE, "table": HOSTILE, "link": "javascript:document.title='owned'"}
+    data["paper"]["changed"] = [HOSTILE]
+    for one in data["paper"]["figures"]:
+        one |= {"cell": f"={HOSTILE}", "attack": HOSTILE, "against": HOSTILE, "verdict": HOSTILE}
     for one in data["cells"]:
         one["name"] = f"={HOSTILE}{one['name']}"
         one["axes"] = {key: f"@{HOSTILE}$_\\x{value}" for key, value in one["axes"].items()}

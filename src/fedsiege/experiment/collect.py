@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedsiege.defences.client.base import is_neutral
+from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.grid import Cell, Grid
 from fedsiege.experiment.prepare import defences_of
+from fedsiege.experiment.published import Beside
 from fedsiege.files import write_json
 from fedsiege.registry import build, label_of, name_of
 
@@ -27,8 +30,8 @@ class Outcome:
     error: str | None = None
 
 
-def write(folder: Path, grid: Grid, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write sweep.json, whole or not at all."""
+def write(folder: Path, grid: Grid, rows: Sequence[Mapping[str, Any]], beside: Beside | None = None) -> None:
+    """Write sweep.json, whole or not at all; `beside` is what the grid's paper reports."""
     content = {
         "schema": SCHEMA,
         "title": grid.title,
@@ -37,6 +40,7 @@ def write(folder: Path, grid: Grid, rows: Sequence[Mapping[str, Any]]) -> None:
         "axes": {field: list(values) for field, values in grid.axes.items()},
         "seeds": grid.seeds,
         "cells": list(rows),
+        "paper": beside.compared(rows) if beside else None,
     }
     write_json(folder / SWEEP, content)
 
@@ -101,13 +105,14 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def defended(experiment: Experiment) -> tuple[list[str], list[str]]:
     """The registered names of the defences and their labels: the clients', the coalition's, the server's."""
-    others = [("coalition", "coalition", experiment.coalition)] if experiment.coalition else []
-    made: list[tuple[str, str]] = [(name_of(one.defence), one.label) for one in defences_of(experiment)]
-    for kind, where, spec in (
-        *others,
-        *(("server_defence", f"server_defences.{i}", one) for i, one in enumerate(experiment.server_defences)),
-    ):
-        component = build(kind, spec, where)
+    made: list[tuple[str, str]] = [
+        (name_of(one.defence), one.label)
+        for one in defences_of(experiment)
+        # A coalition that does nothing is how attacks on an undefended one's aggregate are asked for.
+        if not (isinstance(one.defence, Coalition) and is_neutral(one.defence))
+    ]
+    for i, spec in enumerate(experiment.server_defences):
+        component = build("server_defence", spec, f"server_defences.{i}")
         made.append((name_of(component), label_of(component)))
     return [name for name, _ in made], [label for _, label in made]
 

@@ -207,7 +207,7 @@ def load(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         raise InputError(f"{where}: is a grid of experiments; expected a single one: use fedsiege sweep for it")
     if not isinstance(config, Mapping):
         raw.setdefault("name", Path(where).stem)
-    return changed(raw, [_parsed(text) for text in overrides], where)
+    return changed(raw, [parsed(text) for text in overrides], where)
 
 
 class Change(NamedTuple):
@@ -329,7 +329,8 @@ def _named(value: Any) -> Any:
     return [_named(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _parsed(text: str) -> Change:
+def parsed(text: str) -> Change:
+    """The change that `a.b=value` asks for; InputError where that is not what it says."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise InputError(f"--set {text}: expected field=value, as in training.lr=0.05")

@@ -81,6 +81,8 @@ class Prepared:
     validation: Examples | None = None
     auxiliary: Auxiliary | None = None
     """What the adversary makes shadow federations of, where an attack wants some."""
+    shadow: bool = False
+    """Whether this is one: then no more is recorded than the attacks that want it read."""
 
     def ground(self, defence: Posted) -> Ground:
         """What a defence may know of this run."""
@@ -101,6 +103,7 @@ class Prepared:
             classes=len(self.data.classes),
             validation=0 if self.validation is None else len(self.validation),
             circle=defence.circle,
+            dropout=e.dropout,
         )
 
     def federation(self, **options: Any) -> Federation:

@@ -247,7 +247,7 @@ def assemble(
         "coalitions": coalitions(prepared, trace),
         "paper": paper_rows(e.paper, rows, e) if e.paper else None,
         "warnings": [
-            *cautions(prepared),
+            *cautions(prepared, notes.counters),
             *upper_bounds(prepared),
             *left_out(prepared, scored),
             *warnings_of(rows, e),
@@ -337,13 +337,16 @@ def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, An
     }
 
 
-def cautions(prepared: Prepared) -> list[str]:
-    """What the run's coalitions have to say of its figures."""
+def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
+    """What the run's coalitions have to say of its figures: of its configuration, and of how it went."""
     return [
         f"{one.label}: {said}"
         for one in prepared.defences
         if isinstance(one.defence, Coalition)
-        for said in one.defence.cautions(prepared.ground(one))
+        for said in (
+            *one.defence.cautions(prepared.ground(one)),
+            *one.defence.remarks(counted.get(one.label, {})),
+        )
     ]
 
 

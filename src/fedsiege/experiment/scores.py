@@ -102,7 +102,11 @@ class Told:
         population = np.flatnonzero(np.isin(trace.ids[columns], own))
         updates = adaptations(attack).get("updates", "sent")
         seen = [one.shown(updates) for one in shadows[: attack.shadows_wanted]]
-        shown = [replace(one, asked=one.asked[columns], known=served_by(planned, one)) for one in seen]
+        shown = [
+            # Empty where no attack asks what shadow federations make of the real candidates.
+            replace(one, asked=one.asked[columns] if len(one.asked) else one.asked, known=served_by(planned, one))
+            for one in seen
+        ]
         return cls(columns, Background(tuple(shown), population))
 
     def seen(self, evidence: Evidence) -> Evidence:
@@ -216,7 +220,9 @@ def _together(
     targets = [target for target in dict.fromkeys(one.target for one in audits) if served(planned, target, trace)]
     told = trace.variant(adaptations(planned.attack).get("updates", "sent"))
     size = max(1, CHUNK // (8 * len(trace.ids)))
-    for evidence, there in apart(told, planned.coalitions, targets):
+    # Who looks at nobody else sees no fellow members either, and all targets alike.
+    coalitions = planned.coalitions if planned.attack.needs_others else ()
+    for evidence, there in apart(told, coalitions, targets):
         if prepared.experiment.candidates.compat != "none":
             for i, audit in enumerate(audits):
                 if audit.target in there:

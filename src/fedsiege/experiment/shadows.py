@@ -38,7 +38,7 @@ from fedsiege.experiment.prepare import (
     with_circles,
 )
 from fedsiege.experiment.progress import Bars
-from fedsiege.experiment.train import train_and_record
+from fedsiege.experiment.train import products_of, train_and_record
 from fedsiege.files import write_json
 from fedsiege.models.base import maker
 from fedsiege.records import Examples
@@ -214,18 +214,22 @@ def shadow_of(prepared: Prepared, auxiliary: Auxiliary, number: int) -> Prepared
     # The same places in the federation: a defence may be only some clients'.
     targets = [target for target in prepared.targets if target < e.clients] or list(range(e.clients))
     plan = Plan(prepared.aggregator, users, defences_of(e), divide, targets)
+    asked = prepared.candidates.examples
+    if not any(planned.attack.shadows_asked for planned in users):
+        asked = asked.take(np.arange(0))
     return Prepared(
         experiment=e,
         data=dealt.data,
         fingerprint=prepared.fingerprint,
         shards=dealt.shards,
         targets=targets,
-        candidates=_candidates(dealt, targets, e, prepared.candidates.examples),
+        candidates=_candidates(dealt, targets, e, asked),
         attacks=users,
         aggregator=plan.aggregator,
         defences=with_circles(e, plan, dealt.data, dealt.shards),
         task=task_of(e, dealt.data, prepared.task.device),
         validation=dealt.validation,
+        shadow=True,
     )
 
 
@@ -252,7 +256,7 @@ def cache_of(experiment: Experiment) -> Path:
 
 
 def _candidates(dealt: Dealt, targets: list[int], experiment: Experiment, columns: Examples) -> Candidates:
-    """The real run's columns, which nobody trains on here, and candidates of the shadow federation's own."""
+    """Columns of the real run, which nobody trains on here, and candidates of the shadow federation's own."""
     spec, sizes = experiment.candidates, [len(rows) for rows in dealt.shards]
     members = None if spec.members is None else min([spec.members, *(sizes[target] for target in targets)])
     ifl = min([spec.ifl, *(sum(sizes) - sizes[target] for target in targets)])
@@ -271,7 +275,7 @@ def _candidates(dealt: Dealt, targets: list[int], experiment: Experiment, column
 
 def _placed(shadow: Prepared, prepared: Prepared, number: int, ready: Callable[[], Prepared]) -> Shadowed:
     """Where a shadow federation is kept, and what is asked of it."""
-    ids, about = shadow.candidates.examples.ids, _about(shadow)
+    ids, about, real = shadow.candidates.examples.ids, _about(shadow), prepared.candidates.examples.ids
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     known = [
         Known(audit.target, np.searchsorted(ids, audit.ids), audit.members) for audit in shadow.candidates.audits
@@ -280,7 +284,7 @@ def _placed(shadow: Prepared, prepared: Prepared, number: int, ready: Callable[[
         number=number,
         folder=cache_of(prepared.experiment) / name,
         owned=sum(len(rows) for rows in shadow.shards),
-        asked=np.searchsorted(ids, prepared.candidates.examples.ids),
+        asked=np.searchsorted(ids, real[np.isin(real, ids)]),
         known=tuple(known),
         about=about,
         ready=ready,
@@ -301,6 +305,7 @@ def _about(shadow: Prepared) -> dict[str, Any]:
         "examples": _digest([owned, data.heldout.ids.tolist(), reserved]),
         "columns": _digest(shadow.candidates.examples.ids.tolist()),
         "recordings": sorted(recordings([planned.attack for planned in shadow.attacks])),
+        "products": sorted(products_of(shadow)),
         "code": [_code(), *sorted({found for part in parts if (found := _own_code(part))})],
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

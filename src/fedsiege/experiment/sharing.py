@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsiege.attacks.membership.base import recordings
+from fedsiege.attacks.membership.base import products, recordings
 from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.grid import Cell
@@ -42,7 +42,8 @@ def training(experiment: Experiment) -> str:
     content = experiment.model_dump(mode="json", exclude=AFTER)
     attacks = [planned.attack for planned in plan_attacks(experiment)]
     population = max(attack.population_wanted for attack in attacks)
-    return json.dumps([content, sorted(recordings(attacks)), population], sort_keys=True)
+    recorded = [sorted(recordings(attacks)), sorted(products(attacks) - {"sent"})]
+    return json.dumps([content, recorded, population], sort_keys=True)
 
 
 def share(donor: Path, place: Path, experiment: Experiment) -> None:
@@ -55,9 +56,11 @@ def share(donor: Path, place: Path, experiment: Experiment) -> None:
         return
     place.mkdir(parents=True, exist_ok=True)
     run_folder.begin(place, experiment)
-    (place / run_folder.TRACE).mkdir(exist_ok=True)
-    for file in sorted((donor / run_folder.TRACE).glob("*.safetensors")):
-        _link(file, place / run_folder.TRACE / file.name)
+    trace = donor / run_folder.TRACE
+    for file in sorted(trace.rglob("*.safetensors")):
+        shared = place / run_folder.TRACE / file.relative_to(trace)
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        _link(file, shared)
     _link(given, own)
 
 

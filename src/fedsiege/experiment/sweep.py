@@ -20,6 +20,7 @@ from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.grid import Cell, Grid
 from fedsiege.experiment.pool import Event, LocalPool, Started, cores
 from fedsiege.experiment.prepare import Shelf, check, prepare
+from fedsiege.experiment.published import Beside
 from fedsiege.experiment.sharing import Bundle, bundles
 from fedsiege.files import write_bytes
 from fedsiege.report import grid as report
@@ -49,6 +50,7 @@ def sweep(
     grid: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
+    overrides: Sequence[str] = (),
     jobs: int | None = None,
     engine: str = "local",
     resume: bool = False,
@@ -59,6 +61,7 @@ def sweep(
     Args:
         grid: a path, the name of a shipped grid, or a mapping.
         out: the sweep's folder; `runs/<name of the file>` when left out.
+        overrides: `a.b=value` for every cell, or one of the grid's own keys: `profile=small`, `seeds=[0]`.
         jobs: cells at the same time (one when left out); each has the machine's cores divided by it as threads.
         engine: `local` for processes on this machine, `ray` for the tasks of a Ray cluster.
         resume: go on in a folder that already holds this sweep; finished cells are left as they are.
@@ -67,7 +70,7 @@ def sweep(
     A cell that fails does not stop the others; the result has them with what was wrong.
 
     """
-    made, where = Grid.load(grid)
+    made, where = Grid.load(grid, overrides)
     cells = made.cells_of(where)
     for cell in cells:
         _on_its_own(where, cell, check)
@@ -78,7 +81,7 @@ def sweep(
     with console.status("checking every cell") if console else nullcontext():
         _try_all(where, [cell for cell in cells if not run_folder.finished(place / cell.folder)])
     with opened(place, made, resume):
-        _carry_out(place, made, cells, pool, console)
+        _carry_out(place, made, cells, pool, console, Beside.of(made, where, cells))
         report.write(place)
     return SweepResult.read(place)
 
@@ -115,14 +118,16 @@ def _pool(engine: str, jobs: int | None, place: Path) -> Pool:
     return RayPool(place / LOG)
 
 
-def _carry_out(place: Path, grid: Grid, cells: list[Cell], pool: Pool, console: Console | None) -> None:
+def _carry_out(
+    place: Path, grid: Grid, cells: list[Cell], pool: Pool, console: Console | None, beside: Beside | None
+) -> None:
     """All cells that are not finished; sweep.json says after each of them how things stand."""
     done = [i for i, cell in enumerate(cells) if run_folder.finished(place / cell.folder)]
     left = bundles(cells, done)
     rows = [
         collect.row(place, cell, Outcome("done" if i in set(done) else "missing")) for i, cell in enumerate(cells)
     ]
-    collect.write(place, grid, rows)
+    collect.write(place, grid, rows, beside)
     _wait_for_locks([place / cells[i].folder for bundle in left for i in bundle.todo])
     if not left:
         return
@@ -134,7 +139,7 @@ def _carry_out(place: Path, grid: Grid, cells: list[Cell], pool: Pool, console: 
             elif isinstance(event, Ended):
                 outcome = Outcome("failed" if event.error else "done", event.error)
                 row = rows[event.place] = collect.row(place, cells[event.place], outcome)
-                collect.write(place, grid, rows)
+                collect.write(place, grid, rows, beside)
                 board.ended(event.place, outcome.status, event.error or _told(row))
             else:
                 board.refresh()

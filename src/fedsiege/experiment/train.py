@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fedsiege.attacks.membership.base import recordings
+from fedsiege.attacks.membership.base import products, recordings
 from fedsiege.countermeasures import countermeasures, tail_of
 from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.experiment.folder import CHECKPOINT, TRACE
@@ -135,6 +135,7 @@ def recorder_of(prepared: Prepared, folder: Path) -> Recorder:
         aggregate_only=e.secure_aggregation,
         keep_logits=e.trace.logits,
         recordings=wanted,
+        products=products_of(prepared),
         tail=tail,
         countermeasures=countermeasures(
             wanted,
@@ -145,3 +146,9 @@ def recorder_of(prepared: Prepared, folder: Path) -> Recorder:
             room=lambda rows: store(len(rows), rows[0], folder.parent),
         ),
     )
+
+
+def products_of(prepared: Prepared) -> frozenset[str]:
+    """Of which updates products with gradients are recorded: in an attacked federation always of those sent."""
+    read = products(planned.attack for planned in prepared.attacks)
+    return read if prepared.shadow else read | {"sent"}

@@ -190,10 +190,11 @@ class Federation:
         """Let the coalitions count what became of their plan, once it is known whose answers were aggregated."""
         rule = self.aggregator
         weigh = rule.weigh if isinstance(rule, LinearAggregator) else float
+        scale = self.server_step if isinstance(rule, LinearAggregator) else None
         weights = {client: weigh(weight) for client, weight in arrived.items()}
         for one in self.defences:
             if isinstance(one.defence, Coalition) and one.circle is not None:
-                found = one.defence.settle(one.circle, number, one.present(invited), weights)
+                found = one.defence.settle(one.circle, number, one.present(invited), weights, scale)
                 add(acted.setdefault(one.label, {}), found)
 
 

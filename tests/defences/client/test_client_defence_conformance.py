@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from turns import examples_of
 
 from fedsiege.aggregators.fedavg import FedAvg
-from fedsiege.defences.client.base import ClientDefence, Ground, Posted, posted
+from fedsiege.defences.client.base import ClientDefence, Clients, Ground, Posted, Turn, posted
+from fedsiege.defences.client.sample import Sample
 from fedsiege.errors import InputError
 from fedsiege.experiment.run import run
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Answer, Federation, Models, State
 from fedsiege.recorder import Recorder
 from fedsiege.records import Examples, Memory, Round
-from fedsiege.registry import build, index, names
+from fedsiege.registry import build, index, label_of, names
 from fedsiege.task import Task, seeded
 from fedsiege.trace import Trace
 from fedsiege.training import Training
@@ -261,9 +262,11 @@ REFUSED = {
 @pytest.mark.parametrize(("first", "second"), list(permutations(NAMES, 2)))
 def test_two_together_run_or_are_refused(first: str, second: str) -> None:
     pair = [defence_of(first), defence_of(second)]
-    # One client has a single example; with it `sample` would leave out all there is.
-    sizes = SIZES if "sample" in (first, second) else (12, 7, 1, 9)
-    options: dict[str, Any] = {"rounds": 1, "shards": tuple(pictures(m, 1 + k) for k, m in enumerate(sizes))}
+    # One client has a single example.
+    options: dict[str, Any] = {
+        "rounds": 1,
+        "shards": tuple(pictures(m, 1 + k) for k, m in enumerate((12, 7, 1, 9))),
+    }
     if frozenset((first, second)) in REFUSED:
         with pytest.raises(InputError, match=r"defences\.1: .*expected"):
             rounds_of(pair, **options)
@@ -273,6 +276,46 @@ def test_two_together_run_or_are_refused(first: str, second: str) -> None:
     assert len(updates_of(done)) == len(SIZES)
     assert done.counters[first]
     assert done.counters[second]
+
+
+@dataclass(frozen=True)
+class Leaves(ClientDefence):
+    """Leaves a client so many of its examples, as a coalition may."""
+
+    title = "Leaves"
+    neutral = None
+    proof = "left"
+    most: int = 0
+    clients: Clients = "all"
+
+    def on_data(self, examples: Examples, turn: Turn) -> Examples:
+        turn.count("left", self.most)
+        return examples.take(np.arange(self.most))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
+def test_a_client_that_is_left_nothing_or_little_answers_all_the_same(
+    name: str, left: int, behind: bool, algorithm: Any
+) -> None:
+    both = [Leaves(left), defence_of(name)]
+    # All of a client's data is one step there: `sample` refuses to leave out a part of it.
+    if name == "sample" and algorithm == "fedsgd":
+        both[1] = Sample(share=1.0)
+    done = rounds_of(both if behind else both[::-1], training=Training(algorithm=algorithm, batch=6))
+    assert updates_of(done[-1]).isfinite().all()
+    assert len(updates_of(done[-1])) == len(SIZES)
+    moves = {"dp_fedavg", "perturb"} if left == 0 else set(NAMES)
+    # A Poisson sample of a single example in a step of at least one holds it; noise is added to its gradient.
+    assert bool(updates_of(done[0]).any()) == (name in moves)
+    label = label_of(both[1])
+    counters = counted(done, label)
+    assert all(math.isfinite(n) for n in defence_of(name).told(counters).values())
+    (one,) = posted([both[1]], len(SIZES))
+    for guarantee in both[1].guarantees(counters, ground_of(one, task_of(), [one])):
+        assert guarantee.epsilon is not None
 
 
 BESIDE = [

@@ -434,6 +434,7 @@ def test_a_run_tells_each_defence_its_ground() -> None:
             "clients": 5,
             "candidates": {"ifl": 20, "ofl": 20},
             "participation": 0.6,
+            "dropout": 0.125,
             "training": {"batch": 7},
             "defences": [{"name": "perturb", "clients": [1, 4]}, "sparsify"],
         }
@@ -444,7 +445,7 @@ def test_a_run_tells_each_defence_its_ground() -> None:
     assert list(second.using) == [0, 1, 2, 3, 4]
     assert [type(one).__name__ for one in first.later] == ["Sparsify"]
     assert list(second.later) == []
-    assert (first.batch, first.precision, first.cohort) == (7, "fp32", 3)
+    assert (first.batch, first.precision, first.cohort, first.dropout) == (7, "fp32", 3, 0.125)
     assert list(first.sizes) == [len(rows) for rows in prepared.shards] == [float(w) for w in first.weights or ()]
     assert len(first.examples) == 8
     turn = prepared.federation().turns(1, 4)

@@ -2,7 +2,7 @@
 
 import math
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from turns import examples_of, flat_task, turn_of, update_of
 
-from fedsiege.defences.client.base import ClientDefence, Ground
+from fedsiege.defences.client.base import Ground
 from fedsiege.defences.client.dp_fedavg import DPFedAvg, masking
 from fedsiege.defences.client.perturb import Perturb
 from fedsiege.defences.client.relaxloss import RelaxLoss
+from fedsiege.defences.coalition.cofedmid import CoFedMID
 from fedsiege.defences.privacy import gaussian_epsilon
 from fedsiege.errors import InputError
 from fedsiege.registry import build
@@ -171,7 +172,10 @@ def test_with_a_sample_of_clients_the_least_hiding_cohort_and_onlooker_count(coh
 
 @pytest.mark.parametrize(
     "fields",
-    [{"weights": None}, {"using": (0, 2)}, {"later": [RelaxLoss(), Perturb(sigma=0.1)]}],
+    [
+        *[{"weights": None}, {"using": (0, 2)}, {"later": [RelaxLoss(), Perturb(sigma=0.1)]}],
+        {"later": [CoFedMID(assignment="none", compensation="none")]},
+    ],
 )
 def test_where_the_aggregate_is_not_accounted_for_only_the_server_is(fields: dict[str, Any]) -> None:
     found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), **fields))
@@ -179,9 +183,20 @@ def test_where_the_aggregate_is_not_accounted_for_only_the_server_is(fields: dic
 
 
 def test_a_later_defence_that_leaves_the_upload_alone_does_not_matter() -> None:
-    later: list[ClientDefence] = [RelaxLoss()]
-    found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), later=later))
-    assert [one.against for one in found] == ["server", "aggregate"]
+    off = CoFedMID(assignment="none", compensation="none", perturbation="none")
+    for later in (RelaxLoss(), off, Perturb(sigma=0.0)):
+        found = DPFedAvg().guarantees(ROUNDS, ground_of((10, 10, 10), later=[later]))
+        assert [one.against for one in found] == ["server", "aggregate"]
+
+
+def test_a_coalition_behind_it_is_no_conflict_and_one_with_a_guarantee_is() -> None:
+    class Sworn(CoFedMID):
+        private: ClassVar[bool] = True
+
+    DPFedAvg().check(ground_of((10, 10, 10), later=[CoFedMID()]))
+    DPFedAvg().check(ground_of((10, 10, 10), later=[Sworn()], using=[2]))
+    with pytest.raises(InputError, match=r"^clients: dp_fedavg and .* each give a client differential privacy"):
+        DPFedAvg().check(ground_of((10, 10, 10), later=[Sworn()]))
 
 
 def test_clipping_uploads_alone_bounds_nothing_and_no_rounds_spend_nothing() -> None:

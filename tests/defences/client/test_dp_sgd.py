@@ -222,6 +222,13 @@ def test_a_step_that_takes_all_takes_each_example_once(batch: int | None, exampl
     assert part.tolist() == list(range(examples))
 
 
+@pytest.mark.parametrize("batch", [None, 10])
+def test_a_client_that_was_left_no_example_takes_no_step(batch: int | None) -> None:
+    turn = turn_of(Task(linear()), examples=0, batch=batch)
+    assert DPSGD().on_epoch([], turn) == []
+    assert 0 < sampling_rate(batch, 0) <= 1
+
+
 @pytest.mark.parametrize("batch", [None, 100])
 def test_a_step_that_takes_all_is_divided_by_all(batch: int | None) -> None:
     task, (x, y) = Task(seeded(linear, 0)), data(7)

@@ -67,8 +67,14 @@ def test_a_share_that_leaves_a_client_no_step_names_it_and_the_smallest_one() ->
 
 
 def test_an_epoch_that_became_shorter_is_not_left_empty() -> None:
-    with pytest.raises(InputError, match=r"^share: got 0\.5, which leaves client 0 none of the 1 step"):
-        Sample(share=0.5).on_epoch(parts(4, 4), turn_of(flat_task(4, 3)))
+    turn = turn_of(flat_task(4, 3))
+    assert Sample(share=0.5).on_epoch(parts(4, 4), turn) == parts(4, 4), (
+        "what it gets in this round, not all its data"
+    )
+    assert Sample(share=0.3).on_epoch(parts(12, 4), turn) == parts(4, 4)
+    assert (turn.counters["steps"], turn.counters["left_out"]) == (2, 2)
+    assert Sample(share=0.5).on_epoch([], turn) == []
+    assert Sample(share=0.5).told(turn.counters) == {"steps": 2, "left_out": 2, "trained_share": 0.5}
 
 
 def test_the_smallest_share_that_the_message_names_is_enough() -> None:

@@ -1,6 +1,7 @@
 """How many classes each member gets, how much the sets overlap, and that they cover what they can."""
 
 import math
+import time
 from fractions import Fraction
 from itertools import combinations, product
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsiege.defences.coalition import assignment
 from fedsiege.defences.coalition.assignment import (
     Assignment,
     Decay,
@@ -65,7 +67,10 @@ def test_classes_are_used_equally_often_where_the_bound_is_tight(classes: int, m
 
 @pytest.mark.parametrize(
     ("classes", "members", "m", "bound", "most"),
-    [(100, 2, 50, 0, 0), (100, 5, 50, 19, 26), (100, 10, 50, 23, 27), (100, 5, 20, 0, 0), (200, 5, 200, 200, 200)],
+    [
+        *[(100, 2, 50, 0, 0), (100, 4, 50, 17, 17), (100, 5, 50, 19, 21), (100, 5, 35, 7, 9)],
+        *[(100, 10, 50, 23, 24), (200, 10, 120, 67, 68), (100, 5, 20, 0, 0), (200, 5, 200, 200, 200)],
+    ],
 )
 def test_the_papers_sizes_are_assigned_near_the_bound(
     classes: int, members: int, m: int, bound: int, most: int
@@ -73,6 +78,7 @@ def test_the_papers_sizes_are_assigned_near_the_bound(
     assert least_overlap(classes, members, m) == bound
     found = [bounded(classes, members, m, rng(seed)) for seed in range(10)]
     assert all(bound <= one.overlap <= most for one in found)
+    assert max(overlaps(found[0].sets)) == found[0].overlap
     assert len({one.sets for one in found}) == (1 if m == classes else 10), "drawn anew"
     # Sets that nobody looked at share more.
     blind = [tuple(drawn(classes, m, rng(100 * seed + k)) for k in range(members)) for seed in range(10)]
@@ -81,10 +87,70 @@ def test_the_papers_sizes_are_assigned_near_the_bound(
 
 def test_the_bound_rises_by_one_each_time_no_sets_are_found() -> None:
     restarts = [bounded(100, 5, 50, rng(seed)).restarts for seed in range(20)]
-    assert min(restarts) >= 1
-    assert max(restarts) <= 11
-    few = [bounded(37, 7, 19, rng(seed)).restarts for seed in range(20)]
-    assert min(few) == 1, "by no more than one at a time"
+    assert min(restarts) >= 1, "19 is not to be had"
+    assert max(restarts) <= 2
+    assert {bounded(37, 7, 19, rng(seed)).restarts for seed in range(30)} >= {0, 1}, "one at a time"
+
+
+WAYS = {"member": assignment._by_member, "class": assignment._by_class}
+
+
+def found_by(way: str, classes: int, members: int, m: int, seed: int) -> int:
+    """The least bound with which one of the two ways alone finds sets."""
+    draws, allowed = rng(seed), least_overlap(classes, members, m)
+    while WAYS[way](allowed, classes, members, m, draws) is None:
+        allowed += 1
+    return allowed
+
+
+@pytest.mark.parametrize(
+    ("classes", "members", "m"), [(100, 4, 50), (100, 5, 35), (30, 5, 17), (20, 10, 9), (60, 40, 30)]
+)
+def test_the_better_of_two_ways_is_taken(classes: int, members: int, m: int) -> None:
+    seeds = range(6)
+    alone = {way: np.mean([found_by(way, classes, members, m, seed) for seed in seeds]) for way in WAYS}
+    assert np.mean([bounded(classes, members, m, rng(seed)).allowed for seed in seeds]) <= min(alone.values()) + 0.4
+    assert (alone["member"] < alone["class"]) == (members == 40), "each is the better one somewhere"
+
+
+@settings(max_examples=80, deadline=None)
+@given(classes=st.integers(1, 30), members=st.integers(1, 8), data=st.data(), seed=st.integers(0, 2**32))
+def test_either_way_uses_classes_equally_often(classes: int, members: int, data: st.DataObject, seed: int) -> None:
+    m = data.draw(st.integers(1, classes))
+    for way in WAYS.values():
+        owned = way(classes, classes, members, m, rng(seed))
+        assert owned is not None
+        assert owned.sum(1).tolist() == [m] * members
+        assert set(owned.sum(0).tolist()) <= {members * m // classes, members * m // classes + 1}
+
+
+@pytest.mark.parametrize("way", ["member", "class", "both"])
+def test_no_class_and_no_member_is_favoured(way: str) -> None:
+    # Fifteen places for eight classes: each class has one owner or two.
+    classes, members, m, n = 8, 3, 5, 900
+    total, alone = np.zeros((members, classes)), np.zeros((members, classes))
+    for seed in range(n):
+        if way == "both":
+            sets = bounded(classes, members, m, rng(seed)).sets
+            owned = np.array([[c in one for c in range(classes)] for one in sets], dtype=int)
+        else:
+            made = WAYS[way](4, classes, members, m, rng(seed))
+            assert made is not None, "four of five may be shared"
+            owned = made
+        total += owned
+        alone += owned * (owned.sum(0) == 1)
+    assert np.abs(total - n * m / classes).max() < 4.5 * math.sqrt(n * m / classes * (1 - m / classes))
+    # One class of the eight has a single owner, any of the three.
+    p = 1 / (members * classes)
+    assert alone.sum() == n
+    assert np.abs(alone - n * p).max() < 4.5 * math.sqrt(n * p * (1 - p))
+
+
+def test_sets_of_the_largest_task_take_no_time_to_speak_of() -> None:
+    started = time.process_time()
+    for seed in range(4):
+        bounded(200, 10, 120, rng(seed))
+    assert (time.process_time() - started) / 4 < 0.3
 
 
 @settings(max_examples=200, deadline=None)

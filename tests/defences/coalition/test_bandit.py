@@ -91,6 +91,17 @@ def test_probabilities_are_some_for_every_interval_whatever_the_rewards(rewards:
     assert all(bool(tensor.isfinite().all()) for tensor in memory.values())
 
 
+def test_rewards_that_differ_by_rounding_alone_teach_nothing() -> None:
+    assert scaled(np.array([0.3, 0.1 + 0.2, 0.3, 0.1 + 0.2])) == 0
+    memory = memory_of()
+    for n in range(200):
+        memory = after(memory, n % 5, 0.1 + 0.2 if n % 3 else 0.3)
+    assert memory["log_weights"].tolist() == [0] * 5
+    # What is small but differs is no rounding, and neither is a small difference of large rewards.
+    assert scaled(np.array([1e-12, 3e-12])) == 1
+    assert scaled(np.array([1.0, 1.0 - 1e-6])) == -1
+
+
 @pytest.mark.parametrize("reward", [0.0, 0.7, -3.0])
 def test_constant_rewards_teach_nothing(reward: float) -> None:
     # Acceptance check 3: finite with constant rewards.

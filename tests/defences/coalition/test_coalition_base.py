@@ -1,10 +1,11 @@
 """Who is in a coalition, and what is refused before anything runs."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
-from fedsiege.defences.coalition.base import Coalition, Members, members_of, seated
+from fedsiege.defences.coalition.base import Circle, Coalition, Members, gathered, members_of, seated
 from fedsiege.errors import InputError
 
 
@@ -51,6 +52,47 @@ def test_a_client_is_in_one_coalition_at_most() -> None:
     first, second = seated([Together(), Together(members=(2, 4))], 7, places)
     assert (set(first.clients), set(second.clients)) == ({0, 1}, {2, 4})
     assert (first.nth, second.nth) == (0, 1)
+
+
+@dataclass(frozen=True)
+class Idle(Coalition):
+    """A coalition that can be set to do nothing."""
+
+    title = "Idle"
+    neutral: ClassVar[dict[str, int] | None] = {"strength": 0}
+    proof = "updates"
+    members: Members = "pair"
+    strength: int = 1
+
+
+def test_a_neutral_coalition_counts_as_none() -> None:
+    places = ["coalition.0", "coalition.1", "coalition.2"]
+    off, on, other = Idle(strength=0), Idle(), Idle(members=(2, 3))
+    for listed, nths in (
+        ([off, on], [0, 0]),
+        ([on, off], [0, 1]),
+        ([off, on, other], [0, 0, 1]),
+        ([on, off, other], [0, 1, 1]),
+        ([on, Idle(members=(1, 5), strength=0), other], [0, 1, 1]),
+    ):
+        made = seated(listed, 7, places[: len(listed)])
+        assert [one.nth for one in made] == nths
+    # What acts draws the same secret whatever neutral ones stand before it.
+    alone, behind = seated([on], 7, places[:1])[0], seated([off, on], 7, places[:2])[1]
+    weights = [1.0] * 7
+    assert gathered(alone, 3, weights, 10, 5).circle == gathered(behind, 3, weights, 10, 5).circle
+    with pytest.raises(InputError, match=r"^coalition\.1: Idle\(strength=0\) is listed twice; expected"):
+        seated([off, Idle(strength=0)], 7, places[:2])
+    with pytest.raises(InputError, match=r"^coalition\.2\.members: client 1 is in Idle too; expected it in one"):
+        seated([on, off, Idle(members=(1, 2))], 7, places)
+
+
+def test_a_coalition_has_nothing_to_say_unless_it_does() -> None:
+    one = Together()
+    circle = Circle(1, {0: 1.0, 1: 1.0}, 3, 3)
+    assert one.remarks({"rounds": 3.0}) == []
+    assert one.settle(circle, 1, [0, 1], {0: 1.0}, 1.0) == {}
+    assert one.users(7, "coalition") == {0, 1}
 
 
 def test_present_are_the_members_among_the_invited() -> None:

@@ -166,6 +166,7 @@ def test_lost_members_leave_noise_that_is_reported() -> None:
     quiet = rounds_of(CoFedMID(members="all", perturbation="none", **FIELDS), **options)
     found, lost = noisy[0].counters, 0.0
     [counters] = [one for label, one in found.items() if label.startswith("cofedmid")]
+    assert counters["members_lost"] > 0
     # In the first round both start from one model: what differs in the end is the noise that stayed.
     apart = (noisy[0].end - quiet[0].end).double().square().mean().sqrt()
     assert counters["residual"] == pytest.approx(float(apart), rel=1e-3, abs=1e-7)

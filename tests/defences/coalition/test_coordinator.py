@@ -9,7 +9,8 @@ import pytest
 from circles import circle_of
 
 from fedsiege.defences.client.base import Circle
-from fedsiege.defences.coalition.assignment import classes_each, least_overlap
+from fedsiege.defences.coalition import coordinator
+from fedsiege.defences.coalition.assignment import Assignment, bounded, classes_each, least_overlap
 from fedsiege.defences.coalition.coordinator import Coordinator, Plan
 
 HALF = {0: 10.0, 1: 20.0, 2: 30.0, 3: 25.0, 4: 5.0}
@@ -107,6 +108,10 @@ def test_what_a_coordinator_would_send() -> None:
     # Eight classes of 2 bytes and two scalars of 8 to each of three; before that, five volumes of 8 bytes.
     assert (first.messages, first.bytes) == (3 + 5, 3 * (8 * 2 + 16) + 5 * 8)
     assert (second.messages, second.bytes) == (3, 3 * (second.m * 2 + 16))
+    nobody = coordinator_of().plan(1, [])
+    assert (nobody.messages, nobody.bytes) == (5, 5 * 8), "volumes are said before the first round, by all"
+    vector = coordinator_of(form="vector").plan(2, [0, 2, 3])
+    assert (vector.messages, vector.bytes) == (second.messages, second.bytes), "a seed for the noise"
     unassigned = coordinator_of(assignment="none").plan(2, [0, 2])
     assert (unassigned.messages, unassigned.bytes) == (2, 2 * 16)
     for silent in (coordinator_of(together=False), coordinator_of(assignment="none", sigma=0.0)):
@@ -117,6 +122,30 @@ def test_a_round_without_members_has_an_empty_plan() -> None:
     plan = coordinator_of().plan(2, [])
     assert (plan.classes, plan.assignment, plan.messages) == ({}, None, 0)
     assert not plan.noise.active
+
+
+def test_a_rounds_sets_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(classes: int, members: int, m: int, rng: np.random.Generator) -> Assignment:
+        asked.append(m)
+        return bounded(classes, members, m, rng)
+
+    monkeypatch.setattr(coordinator, "bounded", counted)
+    circle = Circle(77, HALF, 10, 20)
+    plans = [coordinator_of(circle).plan(4, range(5)) for _ in range(6)]
+    assert len(asked) == 1
+    assert all(plan == plans[0] for plan in plans)
+    fewer, later = coordinator_of(circle).plan(4, range(4)), coordinator_of(circle).plan(5, range(5))
+    smaller = coordinator_of(circle, most=7).plan(4, range(5))
+    other = coordinator_of(Circle(78, HALF, 10, 20)).plan(4, range(5))
+    assert len({plan.assignment for plan in (plans[0], fewer, later, smaller, other)}) == 5
+
+
+def test_a_circle_is_shown_without_its_secret() -> None:
+    circle = Circle(987654321, HALF, 10, 20)
+    assert "987654321" not in repr(circle) + repr(coordinator_of(circle))
+    assert circle != Circle(987654322, HALF, 10, 20)
 
 
 def test_it_is_frozen_and_holds_no_data_and_no_model() -> None:

@@ -35,6 +35,11 @@ ADAPTATIONS: Mapping[tuple[str, str], str] = {
 UNTOLD: Mapping[str, str] = {"coordinates": "all", "average": "all", "updates": "sent"}
 """Field -> the value at which an attack is told nothing."""
 
+PRODUCTS: frozenset[Signal] = frozenset(
+    {"cosine", "cosine_nonzero", "cosine_unshifted", "cosine_front", "diff", "norm2"}
+)
+"""Signals that are made of products of gradients and updates."""
+
 TRAINED = 0.2
 """A class with less `rise` than this was left out of a round's training.
 
@@ -63,6 +68,8 @@ class MembershipAttack:
     """Recorded rounds it needs."""
     min_clients: ClassVar[int] = 1
     """Clients it needs in a round, the target among them."""
+    shadows_asked: ClassVar[bool] = True
+    """False: of shadow federations it reads their own candidates alone, and not what they make of the real ones."""
 
     vantage: Vantage
     """Each attack has this field; its Literal type lists the vantages that the attack supports."""
@@ -159,6 +166,11 @@ def recordings(attacks: Iterable[MembershipAttack]) -> frozenset[str]:
     asked = {signal for attack in planned for signal in attack.signals}
     told = {adaptations(attack).get("updates") for attack in planned} - {None}
     return frozenset({ON_REQUEST[one] for one in asked if one in ON_REQUEST} | {f"updates:{one}" for one in told})
+
+
+def products(attacks: Iterable[MembershipAttack]) -> frozenset[str]:
+    """Of which `updates` these attacks read products with gradients, the costly part of the evidence."""
+    return frozenset(adaptations(one).get("updates", "sent") for one in attacks if one.signals & PRODUCTS)
 
 
 def vantages(attack: MembershipAttack) -> tuple[Vantage, ...]:

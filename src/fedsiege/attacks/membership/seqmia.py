@@ -39,6 +39,7 @@ class SeqMIA(MembershipAttack):
     """
 
     title = "SeqMIA"
+    shadows_asked = False
     needs = frozenset(READ)
     multi_round = True
     single_update = False

@@ -88,7 +88,7 @@ class Circle:
 
     """
 
-    secret: int
+    secret: int = field(repr=False)
     volumes: Mapping[int, float]
     classes: int
     rounds: int
@@ -164,6 +164,7 @@ class Ground:
         classes: N, the classes of the task.
         validation: how many held-out examples are reserved for the choices of defences.
         circle: what the members of a coalition know.
+        dropout: the share of answers that get lost on their way.
 
     """
 
@@ -181,6 +182,7 @@ class Ground:
     classes: int = 0
     validation: int = 0
     circle: Circle | None = None
+    dropout: float = 0.0
 
     def steps(self, client: int) -> int:
         """Steps of an epoch of a client, before any defence changes them."""
@@ -229,7 +231,8 @@ class ClientDefence:
     proof: ClassVar[str]
     """The counter that is above zero when it changed something."""
     couples: ClassVar[bool] = False
-    """True: one example changes what another contributes to a step, so that clipping per example bounds nothing."""
+    """True: one example changes what another contributes to a step, or whether it does at all, so that clipping per
+    example bounds nothing."""
     replaces: ClassVar[Literal["loss", "gradient"] | None] = None
     """What it makes instead of the plain one; a run has room for one of each."""
     private: ClassVar[bool] = False
@@ -237,6 +240,16 @@ class ClientDefence:
 
     clients: Clients
     """Each defence has this field."""
+
+    def users(self, clients: int, where: str) -> frozenset[int]:
+        """The clients that use it, of K; InputError, about the config field `where`, for one that there is not."""
+        if self.clients == "all":
+            return frozenset(range(clients))
+        numbers = (self.clients,) if isinstance(self.clients, int) else self.clients
+        beyond = [number for number in numbers if number >= clients]
+        if beyond:
+            raise InputError(f"{where}.clients: got client {beyond[0]}; expected clients from 0 to {clients - 1}")
+        return frozenset(numbers)
 
     def check(self, ground: Ground) -> None:
         """Refuse, before the first round, what this run cannot do; InputError says why."""
@@ -347,7 +360,7 @@ def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...
     """
     made: list[Posted] = []
     for place, defence in enumerate(defences):
-        using = _using(defence, clients, f"defences.{place}.clients")
+        using = defence.users(clients, f"defences.{place}")
         label = label_of(defence)
         if any(label == other.label for other in made):
             raise InputError(f"defences.{place}: {label} is listed twice; expected different defences or fields")
@@ -361,14 +374,17 @@ def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...
     return tuple(made)
 
 
-def _using(defence: ClientDefence, clients: int, where: str) -> frozenset[int]:
-    if defence.clients == "all":
-        return frozenset(range(clients))
-    numbers = (defence.clients,) if isinstance(defence.clients, int) else defence.clients
-    beyond = [number for number in numbers if number >= clients]
-    if beyond:
-        raise InputError(f"{where}: got client {beyond[0]}; expected clients from 0 to {clients - 1}")
-    return frozenset(numbers)
+def refuse_later(defence: ClientDefence, ground: Ground) -> None:
+    """InputError where a client's later defence, or its coalition, cannot combine with this one.
+
+    `posted` sees the defences of single clients only; a defence with a guarantee asks here for all behind it.
+    """
+    using = frozenset(ground.using)
+    one = Posted(defence, label_of(defence), using)
+    for later in ground.later:
+        theirs = later.users(len(ground.sizes), label_of(later))
+        if theirs & using and not is_neutral(later):
+            _refuse_together(one, Posted(later, label_of(later), theirs), "clients")
 
 
 def _refuse_together(one: Posted, other: Posted, where: str) -> None:

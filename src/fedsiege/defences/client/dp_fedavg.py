@@ -7,7 +7,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fedsiege.defences.client.base import ClientDefence, Clients, Ground, Guarantee, Turn, means
+from fedsiege.defences.client.base import (
+    ClientDefence,
+    Clients,
+    Ground,
+    Guarantee,
+    Turn,
+    is_neutral,
+    means,
+    refuse_later,
+)
 from fedsiege.defences.privacy import gaussian_epsilon, refuse_batch_statistics
 from fedsiege.records import Counters
 from fedsiege.registry import register
@@ -29,8 +38,9 @@ class DPFedAvg(ClientDefence):
     clients use the defence and no later one changes the upload, against those who see only the aggregate. Among
     them is any one other client: it knows its own noise, which therefore hides nobody. Neighbouring federations
     differ in one client, whose updates are all zero in one of them. Who takes part in which round, with how many
-    examples, is taken to be known: nothing is gained by sampling clients. The norm of an upload is always bounded,
-    so there is no neutral setting.
+    examples, is taken to be known: nothing is gained by sampling clients. What a coalition adds to the upload
+    afterwards looks at nobody's data, so that the bound against the server stays. The norm of an upload is always
+    bounded, so there is no neutral setting.
 
     Paper: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, arXiv 1710.06963
     """
@@ -52,7 +62,8 @@ class DPFedAvg(ClientDefence):
     """Who uses it: all, a client's number or a list of numbers."""
 
     def check(self, ground: Ground) -> None:
-        """Refuse models with float buffers."""
+        """Refuse models with float buffers, and a coalition of its clients with a guarantee of its own."""
+        refuse_later(self, ground)
         refuse_batch_statistics(ground.task, "dp_fedavg")
 
     def sigma(self, cohort: int) -> float:
@@ -86,7 +97,8 @@ class DPFedAvg(ClientDefence):
         worst = max(rounds, key=lambda k: rounds[k])
         alone = self.sigma(ground.cohort) / self.clip
         found = [self._spent("server", alone, rounds[worst], worst, ground)]
-        changed = any(type(one).on_update is not ClientDefence.on_update for one in ground.later)
+        acting = [one for one in ground.later if not is_neutral(one)]
+        changed = any(type(one).on_update is not ClientDefence.on_update for one in acting)
         if ground.weights is not None and len(rounds) == len(ground.sizes) and not changed:
             together = {k: alone * masking(ground.weights, k, ground.cohort) for k in rounds}
             worst = max(rounds, key=lambda k: math.sqrt(rounds[k]) / together[k] if together[k] else math.inf)

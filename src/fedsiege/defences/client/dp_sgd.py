@@ -15,7 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedsiege.defences.client.base import Batch, ClientDefence, Clients, Ground, Guarantee, Part, Turn, means
+from fedsiege.defences.client.base import (
+    Batch,
+    ClientDefence,
+    Clients,
+    Ground,
+    Guarantee,
+    Part,
+    Turn,
+    means,
+    refuse_later,
+)
 from fedsiege.defences.privacy import Accountant, Step, refuse_batch_statistics, sampled_gaussian_epsilon
 from fedsiege.errors import InputError
 from fedsiege.records import Counters, Examples
@@ -75,7 +85,11 @@ class DPSGD(ClientDefence):
     """Who uses it: all, a client's number or a list of numbers."""
 
     def check(self, ground: Ground) -> None:
-        """Refuse arithmetic and models for which single examples' gradients would be wrong or not to be had."""
+        """Refuse arithmetic and models for which single examples' gradients would be wrong or not to be had.
+
+        And a coalition of its clients in which an example changes what else is trained on.
+        """
+        refuse_later(self, ground)
         if find_spec("opacus") is None:
             raise InputError(
                 "name: got dp_sgd, which needs Opacus; expected it to be there: pip install fedsiege[dp]"
@@ -153,8 +167,8 @@ def steps_taken(counters: Counters, batch: int | None) -> dict[int, tuple[Step, 
 
 
 def sampling_rate(batch: int | None, examples: int) -> float:
-    """The probability with which each of a client's examples is in a step."""
-    return 1.0 if batch is None else min(1.0, batch / examples)
+    """The probability with which each of a client's examples is in a step; without examples there is no step."""
+    return 1.0 if batch is None else min(1.0, batch / max(1, examples))
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ class Sample(ClientDefence):
     """End each local epoch after a share of its shuffled batches.
 
     Of an epoch's n batches the first int(share * n) are trained, others in every epoch. Published shares: 0.1 to 1
-    (FedMIA). Where that leaves no batch, FedMIA's code trains on all of them; here such a share is refused.
+    (FedMIA). Where that leaves no batch, FedMIA's code trains on all of them; here a share that does so on all of a
+    client's data is refused. Where another defence leaves it fewer batches in a round, one is trained, if there is.
 
     Paper: Zhu et al., FedMIA, CVPR 2025, arXiv 2402.06289, section 5.3
     """
@@ -33,23 +34,19 @@ class Sample(ClientDefence):
     def check(self, ground: Ground) -> None:
         """Refuse a share that leaves a client without a step."""
         for client in ground.using:
-            self._kept(ground.steps(client), client)
+            steps = ground.steps(client)
+            if int(self.share * steps) == 0:
+                raise InputError(
+                    f"share: got {self.share:g}, which leaves client {client} none of the {_counted(steps)} of an "
+                    f"epoch; expected {_smallest(steps):g} or more, or smaller batches"
+                )
 
     def on_epoch(self, parts: list[Part], turn: Turn) -> list[Part]:
         """The first steps of the epoch's order, which is shuffled anew every epoch."""
-        kept = self._kept(len(parts), turn.client)
+        kept = min(len(parts), max(1, int(self.share * len(parts))))
         turn.count("steps", kept)
         turn.count("left_out", len(parts) - kept)
         return parts[:kept]
-
-    def _kept(self, steps: int, client: int) -> int:
-        kept = int(self.share * steps)
-        if kept == 0:
-            raise InputError(
-                f"share: got {self.share:g}, which leaves client {client} none of the {_counted(steps)} of an "
-                f"epoch; expected {_smallest(steps):g} or more, or smaller batches"
-            )
-        return kept
 
     def told(self, counters: Counters) -> Counters:
         """Steps trained and left out, and the share of steps trained."""

@@ -70,11 +70,11 @@ def least_overlap(classes: int, members: int, m: int) -> int:
 def bounded(classes: int, members: int, m: int, rng: np.random.Generator) -> Assignment:
     """Sets of m classes of which no two share more than a bound.
 
-    The bound begins at `least_overlap`. A member takes the classes that the fewest before it have, in random order
-    among equals, and passes over one that would exceed the bound. Where fewer than m are left to it, or some class
-    is used by two members more than another in the end, all begin anew with a bound of one more. The classes being
-    used equally often, the overlaps of all pairs add up to the least there can be, and as many classes are covered
-    as members * m can cover.
+    The bound begins at `least_overlap`. Sets are looked for in two ways, member by member and class by class; where
+    neither finds any, both begin anew with a bound of one more. With ten members or fewer the second one gets by
+    with the smaller bound, with a hundred the first. The classes being used equally often, the overlaps of all
+    pairs add up to the least there can be, and as many classes are covered as members * m can cover. No class and
+    no member is treated unlike another: every order and every tie is drawn.
 
     Raises ValueError when m is more than there are classes: no bound helps.
     """
@@ -82,15 +82,22 @@ def bounded(classes: int, members: int, m: int, rng: np.random.Generator) -> Ass
         raise ValueError(f"{m} of {classes} classes")
     first = least_overlap(classes, members, m)
     allowed = first
-    while (sets := _within(allowed, classes, members, m, rng)) is None:
+    while (owned := _by_member(allowed, classes, members, m, rng)) is None and (
+        owned := _by_class(allowed, classes, members, m, rng)
+    ) is None:
         allowed += 1
-    return Assignment(sets, allowed, allowed - first)
+    return Assignment(tuple(_sorted(np.flatnonzero(row)) for row in owned), allowed, allowed - first)
 
 
-def _within(
+def _by_member(
     allowed: int, classes: int, members: int, m: int, rng: np.random.Generator
-) -> tuple[tuple[int, ...], ...] | None:
-    """Sets of which no two share more than `allowed` classes, all used equally often; None if none were found."""
+) -> NDArray[np.int64] | None:
+    """Who owns which class [members, classes], no two sharing more than `allowed`; None if no such sets were found.
+
+    A member takes the classes that the fewest before it have, in random order among equals, and passes over one
+    that would exceed what is allowed. It fails where fewer than m are left to a member, or where some class is used
+    by two members more than another in the end.
+    """
     owned = np.zeros((members, classes), dtype=np.int64)
     for member in range(members):
         before = owned[:member]
@@ -106,9 +113,40 @@ def _within(
         if taken < m:
             return None
     used = owned.sum(0)
-    if used.max() - used.min() > 1:
-        return None
-    return tuple(_sorted(np.flatnonzero(row)) for row in owned)
+    # The last to choose have what the others left: who that is must be left to chance too.
+    return None if used.max() - used.min() > 1 else owned[rng.permutation(members)]
+
+
+def _by_class(
+    allowed: int, classes: int, members: int, m: int, rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Who owns which class [members, classes], as `_by_member` has it.
+
+    Each class has floor(d m / N) owners or, of some classes at random, one more. In random order of classes, an
+    owner is the member with the fewest classes so far; among those, the one whose largest overlap with the class's
+    owners, then the sum of its overlaps with them, is the smallest; among equals, any. It fails where all who still
+    want classes would share more than is allowed.
+    """
+    owned, shared = np.zeros((members, classes), dtype=np.int64), np.zeros((members, members), dtype=np.int64)
+    load, never = np.zeros(members, dtype=np.int64), np.iinfo(np.int64).max
+    owners, more = divmod(members * m, classes)
+    for place, c in enumerate(rng.permutation(classes)):
+        largest, total, ties = np.zeros_like(load), np.zeros_like(load), rng.permutation(members)
+        out = load == m
+        for _ in range(owners + (place < more)):
+            # One number that sorts by load, largest overlap, sum of overlaps and chance, in this order.
+            rank = ((load * (m + 1) + largest) * (members * m + 1) + total) * members + ties
+            rank[out | (largest > allowed)] = never
+            owner = int(rank.argmin())
+            if rank[owner] == never:
+                return None
+            shared[owner] += owned[:, c]
+            shared[:, owner] = shared[owner]
+            owned[owner, c], out[owner] = 1, True
+            load[owner] += 1
+            np.maximum(largest, shared[owner] + 1, out=largest)
+            total += shared[owner] + 1
+    return owned
 
 
 def drawn(classes: int, m: int, rng: np.random.Generator) -> tuple[int, ...]:

@@ -13,6 +13,9 @@ from fedsiege.records import Memory
 LOW, HIGH = 20, 80
 """Percentiles of the latest rewards that are mapped to -1 and 1."""
 
+ROUNDING = 1e-9
+"""Rewards whose percentiles differ by a smaller share of the largest of them are equal."""
+
 
 def normalised(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Losses [m] from 0, the smallest, to 1, the largest; all 0 where they are equal."""
@@ -71,9 +74,11 @@ def rewarded(
 def scaled(rewards: NDArray[np.float64]) -> float:
     """The last of the rewards, with their 20th percentile at -1 and their 80th at 1, cut off there.
 
-    0 where there are fewer than two of them, one is not finite, or nothing is between the percentiles.
+    0 where there are fewer than two of them, one is not finite, or nothing but rounding is between the percentiles.
     """
     if len(rewards) < 2 or not np.isfinite(rewards).all():
         return 0.0
     low, high = np.percentile(rewards, [LOW, HIGH])
-    return float(np.clip(2 * (rewards[-1] - low) / (high - low) - 1, -1, 1)) if high > low else 0.0
+    if high - low <= ROUNDING * np.abs(rewards).max():
+        return 0.0
+    return float(np.clip(2 * (rewards[-1] - low) / (high - low) - 1, -1, 1))

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from fedsiege.defences.client.base import Circle as Circle
-from fedsiege.defences.client.base import ClientDefence, Ground, Posted
+from fedsiege.defences.client.base import ClientDefence, Ground, Posted, is_neutral
 from fedsiege.errors import InputError
 from fedsiege.records import Counters, Layout
 from fedsiege.registry import label_of, name_of
@@ -41,12 +41,17 @@ class Coalition(ClientDefence):
     members: Members
     """Each coalition has this field."""
 
+    def users(self, clients: int, where: str) -> frozenset[int]:
+        """Its members; InputError as `members_of` has it."""
+        return members_of(self, clients, where)
+
     def settle(
         self,
         circle: Circle,  # noqa: ARG002 - for those who need it
         number: int,  # noqa: ARG002
         present: Sequence[int],  # noqa: ARG002
         arrived: Mapping[int, float],  # noqa: ARG002
+        scale: float | None,  # noqa: ARG002
     ) -> Counters:
         """What became of the plan of round `number`, in the end, as counters.
 
@@ -55,6 +60,7 @@ class Coalition(ClientDefence):
             number: the round.
             present: the members that were announced when the round began, sorted.
             arrived: the weights of the answers that were aggregated, by client.
+            scale: what their weighted mean was multiplied with; None where the rule is no weighted mean.
 
         """
         return {}
@@ -76,6 +82,10 @@ class Coalition(ClientDefence):
 
     def cautions(self, ground: Ground) -> list[str]:  # noqa: ARG002
         """What the reader of this run's figures must know of the coalition, in sentences."""
+        return []
+
+    def remarks(self, counters: Counters) -> list[str]:  # noqa: ARG002
+        """What the reader must know of how the run went, from the counters of all clients and rounds."""
         return []
 
 
@@ -106,6 +116,8 @@ def members_of(coalition: Coalition, clients: int, where: str) -> frozenset[int]
 def seated(coalitions: Sequence[Coalition], clients: int, places: Sequence[str]) -> tuple[Posted, ...]:
     """The coalitions of a run, still without a circle; InputError for a client in two of them.
 
+    One at its neutral setting counts as none: it may share clients, and does not move the streams of the others.
+
     Args:
         coalitions: they act behind all other defences of their members.
         clients: K, all clients of the federation.
@@ -114,12 +126,15 @@ def seated(coalitions: Sequence[Coalition], clients: int, places: Sequence[str])
     """
     made: list[Posted] = []
     for where, coalition in zip(places, coalitions, strict=True):
-        members = members_of(coalition, clients, where)
-        for other in made:
+        members, label = coalition.users(clients, where), label_of(coalition)
+        acting = [] if is_neutral(coalition) else [one for one in made if not is_neutral(one.defence)]
+        for other in acting:
             if shared := sorted(members & other.clients):
                 raise InputError(f"{where}.members: client {shared[0]} is in {other.label} too; expected it in one")
-        nth = sum(name_of(one.defence) == name_of(coalition) for one in made)
-        made.append(Posted(coalition, label_of(coalition), members, nth))
+        if any(label == other.label for other in made):
+            raise InputError(f"{where}: {label} is listed twice; expected different coalitions or fields")
+        nth = sum(name_of(one.defence) == name_of(coalition) and not is_neutral(one.defence) for one in made)
+        made.append(Posted(coalition, label, members, nth))
     return tuple(made)
 
 

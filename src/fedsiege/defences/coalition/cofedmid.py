@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsiege.defences.client.base import Batch, Circle, Ground, Turn, is_neutral, means
+from fedsiege.defences.client.base import NAMED, Batch, Circle, Ground, Turn, is_neutral, means
 from fedsiege.defences.coalition import bandit
 from fedsiege.defences.coalition.assignment import Decay
 from fedsiege.defences.coalition.base import Coalition, Members
@@ -24,7 +24,7 @@ from fedsiege.records import Counters, Examples, Layout
 from fedsiege.registry import register
 
 FAINT = 0.25
-"""Noise under this share of sigma is counted as faint."""
+"""Noise whose root mean square is under this share of sigma is faint."""
 
 
 @dataclass(slots=True)
@@ -64,11 +64,15 @@ class CoFedMID(Coalition):
     one example: where the last step of an epoch would be that, a random example is left out too.
 
     Aggregation-neutral perturbation: the last `tail` of the trained parameters of each upload get noise whose
-    weighted sum over the members of a round is zero. That holds for a weighted mean only, and for the members whose
-    uploads arrive. In a round with a single member present none is added.
+    weighted sum over the members of a round is zero. That holds for a weighted mean only, and where the uploads of
+    all of them arrive. In a round with a single member present none is added. A member that has no example of its
+    classes uploads its noise alone, so that the others' still cancels, and shows it to who sees single uploads.
+    A single number comes out near zero now and then, and a member with most of the weight adds little: the counters
+    have the share of uploads whose noise was under a quarter of sigma.
 
-    There is no formal guarantee. The paper gives no body for the assignment, no formula for the decays but the
-    linear one, and neither the bandit's constants nor `recycle`; what stands here for them is a reconstruction.
+    There is no formal guarantee, and a member cannot have DP-SGD's: an example's loss decides which others come
+    back. The paper gives no body for the assignment, no formula for the decays but the linear one, and neither the
+    bandit's constants nor `recycle`; what stands here for them is a reconstruction.
     Published settings: m_max and m_min 50 and 20 on CIFAR-100, 10 and 2 on CIFAR-10, 200 and 40 on TinyImageNet;
     sigma and tail 0.1 and 0.2, 0.01 and 0.01, 0.1 and 0.3.
 
@@ -83,6 +87,7 @@ class CoFedMID(Coalition):
         "perturbation": "none",
     }
     proof: ClassVar[str] = "changed"
+    couples: ClassVar[bool] = True
 
     members: Members = "pair"
     """The coalition: the first two clients (pair), the first half, all, or a list of their numbers."""
@@ -125,6 +130,11 @@ class CoFedMID(Coalition):
     tail: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the trained parameters, the last ones, that get noise."""
 
+    @property
+    def noisy(self) -> bool:
+        """Whether noise is wanted at all."""
+        return self.perturbation != "none" and self.sigma > 0
+
     def coordinator(self, circle: Circle) -> Coordinator:
         """What works the rounds' plans out."""
         most = circle.classes if self.m_max is None else self.m_max
@@ -144,7 +154,7 @@ class CoFedMID(Coalition):
             self._check_classes(coordinator)
             if self.coverage == "strict":
                 self._check_coverage(coordinator, ground)
-        if self.perturbation != "none":
+        if self.noisy:
             self._check_noise(circle, ground)
         if self.compensation == "bandit" and self._recycles(circle) and ground.validation == 0:
             raise InputError(
@@ -197,18 +207,36 @@ class CoFedMID(Coalition):
         if is_neutral(self):
             return []
         circle, found = circle_of(ground), list[str]()
-        noisy = self.perturbation != "none" and self.sigma > 0
-        if noisy and self.mode == "together":
+        if self.noisy and self.mode == "together":
             found += self._cautions_of_noise(circle, ground)
-        if noisy and self.mode == "alone":
+        if self.noisy and self.mode == "alone":
             found.append("Its members act alone: their noise does not cancel and stays in the aggregate.")
-        if self.compensation != "none" and not self._recycles(circle):
+        return found + self._cautions_of_compensation(circle, ground)
+
+    def _cautions_of_compensation(self, circle: Circle, ground: Ground) -> list[str]:
+        if self.compensation == "none":
+            return []
+        if not self._recycles(circle):
             why = "no classes are left out" if self.assignment == "none" else f"there are {circle.rounds} rounds"
-            found.append(f"Nothing is recycled: {why}, and the first that could be is round {self.start + 1}.")
-        return found
+            return [f"Nothing is recycled: {why}, and the first that could be is round {self.start + 1}."]
+        learns = "; the bandit learns from its choices all the same" * (self.compensation == "bandit")
+        if self.coordinator(circle).m(circle.rounds) == circle.classes:
+            return [
+                f"Nothing is recycled: each member trains on all {circle.classes} classes in every round{learns}."
+            ]
+        barred = [member for member in circle.volumes if share_of(self.recycle, ground.sizes[member]) == 0]
+        if not barred:
+            return []
+        who = "" if len(barred) == len(circle.volumes) else f" by {listed(barred)}"
+        return [f"Nothing is recycled{who}: {self.recycle:g} of the member's examples is less than one{learns}."]
 
     def _cautions_of_noise(self, circle: Circle, ground: Ground) -> list[str]:
         found = []
+        if ground.dropout > 0 and ground.weights is not None:
+            found.append(
+                f"A share of {ground.dropout:g} of the answers gets lost: in a round without one of the members "
+                "announced, the noise of the others stays in the aggregate."
+            )
         if ground.weights is None:
             found.append("The aggregation rule is no weighted mean: the members' noise does not cancel in it.")
         if ground.cohort < len(ground.sizes):
@@ -223,6 +251,29 @@ class CoFedMID(Coalition):
             f"standard deviation of only {noise.deviation(member):.2g}, where sigma is {self.sigma:g}."
             for member in faint
         ]
+
+    def remarks(self, counters: Counters) -> list[str]:
+        """What noise stayed in the model, and whose was plain to see."""
+        if not self.noisy:
+            return []
+        found, lost = list[str](), counters.get("members_lost", 0)
+        missing = f"{lost:.0f} of the members' answers got lost"
+        if lost and "residual" not in counters:
+            found.append(f"{missing}: what the noise of the others left in the model is not known.")
+        if lossy := counters.get("residual_rounds", 0):
+            told = self.told(counters)
+            found.append(
+                f"In {lossy:.0f} of {counters['rounds']:.0f} rounds noise stayed in the global model ({missing}): "
+                f"{told['mean_residual']:.2g} root mean square on each parameter of the tail in such a round, and "
+                f"{told['residual_accumulated']:.2g} in all, where sigma is {self.sigma:g}."
+            )
+        if bare := counters.get("noise_alone", 0):
+            other = ", and where two members are present the other's too" * (self.mode == "together")
+            found.append(
+                f"{bare:.0f} of {counters['perturbed']:.0f} noisy uploads were noise and nothing else, for the "
+                f"member had no example to train on: who sees single uploads reads the noise off them{other}."
+            )
+        return found
 
     @contextmanager
     def during(self, turn: Turn) -> Iterator[Stint | None]:
@@ -308,15 +359,12 @@ class CoFedMID(Coalition):
         if stint.interval is not None and self.compensation == "bandit":
             self._reward(stint.interval, stint.before - validation_loss(turn), turn)
         noise = stint.plan.noise
-        if noise.active:
-            update = self._perturbed(update, turn)
         turn.count("updates")
         turn.count("changed", float(stint.changed or noise.active))
         turn.count("perturbed", float(noise.active))
-        if self.perturbation != "none" and self.sigma > 0:
+        if self.noisy:
             turn.count("unperturbed", float(not noise.active))
-            turn.count("faint", float(noise.active and noise.deviation(turn.client) < FAINT * self.sigma))
-        return update
+        return self._perturbed(update, turn) if noise.active else update
 
     def _reward(self, interval: int, reward: float, turn: Turn) -> None:
         turn.memory = bandit.rewarded(
@@ -339,12 +387,15 @@ class CoFedMID(Coalition):
             added = torch.as_tensor(values, device=update.device)
             tail[place] = (tail[place].double() + added).to(update.dtype)
             squares += float(values @ values)
-        turn.count("noise_rms", math.sqrt(squares / size))
+        rms = math.sqrt(squares / size)
+        turn.count("noise_rms", rms)
+        turn.count("faint", float(rms < FAINT * self.sigma))
+        turn.count("noise_alone", float(not update.any()))
         return changed
 
     def disturbed(self, layout: Layout) -> int:
         """floor(tail * P) of the P trained entries, the last ones; 0 without noise."""
-        return 0 if self.perturbation == "none" or self.sigma == 0 else share_of(self.tail, layout.trained)
+        return share_of(self.tail, layout.trained) if self.noisy else 0
 
     def noise(
         self, circle: Circle, number: int, present: Sequence[int], client: int, layout: Layout
@@ -359,34 +410,55 @@ class CoFedMID(Coalition):
             tail[place] = torch.as_tensor(values)
         return added
 
-    def settle(self, circle: Circle, number: int, present: Sequence[int], arrived: Mapping[int, float]) -> Counters:
-        """The sets of the round, what a coordinator would have sent, and the noise that stays in the aggregate."""
-        if is_neutral(self) or not present:
+    def settle(
+        self, circle: Circle, number: int, present: Sequence[int], arrived: Mapping[int, float], scale: float | None
+    ) -> Counters:
+        """The sets of the round, what a coordinator would have sent, and the noise that stays in the global model.
+
+        The latter is left out where the rule is no weighted mean: there is nothing that it would be a formula of.
+        """
+        if is_neutral(self):
             return {}
         plan = self.coordinator(circle).plan(number, present)
-        sets = plan.assignment
+        sent = {"messages": float(plan.messages), "message_bytes": float(plan.bytes)}
+        if not present:
+            return sent if plan.messages else {}
+        sets, left = plan.assignment, dict[str, float]()
+        if scale is not None:
+            residual = scale * plan.noise.left(arrived)
+            left = {
+                "residual": residual,
+                "residual_squares": residual**2,
+                "residual_rounds": float(residual > 0),
+            }
         return {
             "rounds": 1.0,
             "classes_covered": float(circle.classes if sets is None else sets.covered),
             "overlap": float(circle.classes * (len(present) > 1) if sets is None else sets.overlap),
             "overlap_allowed": float(circle.classes if sets is None else sets.allowed),
             "restarts": float(0 if sets is None else sets.restarts),
-            "messages": float(plan.messages),
-            "message_bytes": float(plan.bytes),
             "members_lost": float(sum(member not in arrived for member in present)),
-            "residual": plan.noise.left(arrived),
+            **sent,
+            **left,
         }
 
     def told(self, counters: Counters) -> Counters:
         """Means over the members' rounds, the coalition's rounds, recycled examples and rewards; the rest as sums.
 
         Messages are what a coordinator would send: 2 bytes a class id and 8 a scalar. The residual is the root mean
-        square of the noise that stays in the aggregate, over the tail.
+        square, over the tail, of the noise that stays in the global model: its mean over the rounds in which any
+        does, and what is to be expected of all of them together, the root of their summed squares. `faint_share` is
+        the share of noisy uploads whose noise came out under a quarter of sigma.
         """
         told = means(counters, "classes", "examples_assigned", "examples_recycled", "examples_left_out")
         told = means(told, "noise_rms", over="perturbed")
-        told = means(told, "classes_covered", "overlap", "overlap_allowed", "residual", over="rounds")
-        return means(means(told, "regularisation", over="regularised"), "reward", over="rewards")
+        told = means(told, "classes_covered", "overlap", "overlap_allowed", over="rounds")
+        told = means(means(told, "regularisation", over="regularised"), "reward", over="rewards")
+        if "faint" in told:
+            told["faint_share"] = told.pop("faint") / told["perturbed"]
+        if "residual_squares" in told:
+            told["residual_accumulated"] = math.sqrt(told.pop("residual_squares"))
+        return means(told, "residual", over="residual_rounds")
 
 
 def circle_of(place: Turn | Ground) -> Circle:
@@ -398,6 +470,14 @@ def circle_of(place: Turn | Ground) -> Circle:
 def share_of(share: float, n: int) -> int:
     """floor(share * n), where a share such as 0.29 of 100 is 29."""
     return math.floor(share * n + 1e-9)
+
+
+def listed(clients: Sequence[int]) -> str:
+    """Clients in words: `client 2`, `clients 0, 2 and 3`, and how many from more than ten on."""
+    if len(clients) > NAMED:
+        return f"{len(clients)} members"
+    *first, last = map(str, clients)
+    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
 
 
 def leaves_one_over(m: int, turn: Turn) -> bool:

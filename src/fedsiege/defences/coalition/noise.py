@@ -2,7 +2,8 @@
 
 The raw noise of a member is a pure function of the coalition's secret, the round and the member. Each member works
 out everybody's and projects it onto the plane of what the weights add up to nothing:
-delta_k = raw_k - w_k (sum_j w_j raw_j) / (sum_j w_j^2), over those that take part.
+delta_k = raw_k - w_k (sum_j w_j raw_j) / (sum_j w_j^2), over those that take part. What a round takes so grows with
+the square of their number; in the vector form that is its cost.
 """
 
 import math
@@ -19,6 +20,9 @@ Form = Literal["scalar", "vector"]
 
 BLOCK = 2**16
 """Coordinates whose noise is drawn at once: memory does not grow with the model."""
+
+ROUNDING = 1e-12
+"""What is left of noise that is a smaller share of sigma is rounding."""
 
 
 def projected(raw: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -75,7 +79,8 @@ class Noise:
     def left(self, arrived: Mapping[int, float]) -> float:
         """Root mean square, over a tail's coordinates, of the noise that stays in the mean of what arrived.
 
-        Exact in the scalar form; in the vector form its expectation, which long tails come close to.
+        Exact in the scalar form; in the vector form its expectation, which long tails come close to. 0 where it is
+        no more than rounding.
 
         Args:
             arrived: the weights of all answers that were aggregated, of others too, by client.
@@ -88,8 +93,10 @@ class Noise:
         # The projection is symmetric: weighing projected noise is weighing raw noise by projected weights.
         shares = projected(there, self._weights()) if self.cancels else there
         if self.form == "vector":
-            return self.sigma * float(np.linalg.norm(shares))
-        return abs(float(shares @ self._raw(0, 1)[:, 0]))
+            left = self.sigma * float(np.linalg.norm(shares))
+        else:
+            left = abs(float(shares @ self._raw(0, 1)[:, 0]))
+        return left if left > ROUNDING * self.sigma else 0.0
 
     def _weights(self) -> NDArray[np.float64]:
         weights = np.array(list(self.weights.values()), dtype=np.float64)

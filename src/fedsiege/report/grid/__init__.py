@@ -18,12 +18,13 @@ __all__ = ["SweepResult", "summary", "write"]
 def write(folder: Path | str, formats: Sequence[str] = ("pdf",)) -> list[Path]:
     """Write report.html, the figures (in `formats`), frontier.csv, table.csv and table.tex; return the paths.
 
-    Each file appears whole or not at all, and equal sweeps give equal bytes. InputError if it is no sweep folder.
+    Where the sweep is compared with a paper, there is a paper.csv too. Each file appears whole or not at all, and
+    equal sweeps give equal bytes. InputError if it is no sweep folder.
     """
     sweep = FinishedSweep.read(folder)
     return [write_html(sweep), *write_figures(sweep, formats), *write_tables(sweep)]
 
 
 def summary(folder: Path | str, width: int = 80) -> RenderableType:
-    """Headline, hypervolumes, strongest attacks and warnings of a sweep, for a terminal this wide."""
+    """Headline, hypervolumes, strongest attacks, the paper's figures and warnings, for a terminal this wide."""
     return terminal.summary(FinishedSweep.read(folder), width)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fedsiege.report.findings import bound, spent
 from fedsiege.report.grid.comparison import Comparison, Side, beats_guessing, compare, demonstrable
 from fedsiege.report.grid.finished import FPR, Figure, FinishedSweep, Point, called
+from fedsiege.report.grid.paper import caution
 from fedsiege.report.grid.schema import Cell
 from fedsiege.report.schema import Measured
 from fedsiege.report.words import (
@@ -214,6 +215,8 @@ def warnings(sweep: FinishedSweep) -> list[str]:
     if missing:
         have = "has" if len(missing) == 1 else "have"
         found.append(f"{count(len(missing), 'run')} {have} not been made yet.")
+    if sweep.report.paper and (other := caution(sweep.report.paper)):
+        found.append(other)
     if bare := _settings_without(sweep):
         found.append(
             f"No undefended cell was measured in {listed(bare)}: what a defence changes there is not known."

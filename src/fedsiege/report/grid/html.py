@@ -12,7 +12,7 @@ from fedsiege import __version__
 from fedsiege.files import write_bytes
 from fedsiege.report import page as pages
 from fedsiege.report.charts import embedded
-from fedsiege.report.grid import findings
+from fedsiege.report.grid import findings, paper
 from fedsiege.report.grid.charts import chart_data
 from fedsiege.report.grid.finished import FPR, MEASURES, FinishedSweep
 from fedsiege.report.grid.tables import extremes, heading
@@ -58,6 +58,7 @@ def page(sweep: FinishedSweep) -> str:
         .get_template("grid.html.j2")
         .render(
             **_context(sweep),
+            beside=paper.lines(sweep, sweep.report.paper) if sweep.report.paper else {},
             sections=_sections(sweep),
             policy=pages.policy(library, script),
             library=Markup(library),
@@ -85,7 +86,7 @@ def report_of(folder: str) -> str:
 @cache
 def _templates() -> Environment:
     environment = pages.environment(findings)
-    environment.globals.update(report_of=report_of, column_heading=heading)
+    environment.globals.update(report_of=report_of, column_heading=heading, verdicts=paper.verdicts)
     return environment
 
 
@@ -110,6 +111,7 @@ def _sections(sweep: FinishedSweep) -> dict[str, str]:
         "hypervolume": ("Hypervolumes", measured and bool(sweep.styles)),
         "strongest": ("The strongest attack on each cell", measured),
         "cells": ("All cells", measured),
+        "paper": ("Beside the paper", sweep.report.paper is not None),
         "privacy": ("Differential privacy that was spent", any(findings.epsilons(p) for p in sweep.points)),
         "unfinished": ("What did not finish", bool(findings.unfinished(sweep))),
         "glossary": ("Glossary", True),

@@ -5,10 +5,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from fedsiege.errors import InputError
 from fedsiege.report.figures import Chart
 from fedsiege.report.grid import html, terminal
 from fedsiege.report.grid.figures import frontier_figure
 from fedsiege.report.grid.finished import FinishedSweep, Measure
+from fedsiege.report.grid.paper import paper_frame
 from fedsiege.report.grid.tables import everything, frame
 
 
@@ -31,12 +33,18 @@ class SweepResult(FinishedSweep):
         """One row per run and attack, with the TPR at every FPR and why a run failed."""
         return everything(self)
 
+    def published(self) -> pd.DataFrame:
+        """One row per published figure, with ours and the verdict; InputError where the grid states none."""
+        if self.report.paper is None:
+            raise InputError(f"{self.folder}: its grid has no `paper:` part with published figures to compare with")
+        return paper_frame(self.report.paper)
+
     def plot(self, measure: Measure = "tpr") -> Chart:
         """The frontier of every setting and attack, by "tpr" or "auc": a matplotlib figure."""
         return frontier_figure(self, measure)
 
     def show(self) -> None:
-        """Print headline, hypervolumes, strongest attacks and warnings to the terminal."""
+        """Print headline, hypervolumes, strongest attacks, the paper's figures and warnings to the terminal."""
         console = Console()
         console.print(terminal.summary(self, console.width))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedsiege.report import schema
 from fedsiege.report.schema import Guarantee, Measured, Rate
 
 SCHEMA = 1
@@ -60,6 +61,30 @@ class Cell(_Record):
     wall_seconds: float | None = None
 
 
+class Published(schema.Published):
+    """A published figure of a cell and ours, whose `n` is the number of seeds that it is the mean of.
+
+    `attack` is empty where the figure is an accuracy; `against` is the cell that a change of accuracy is from.
+    `rounding` is half the last digit that the paper prints.
+    """
+
+    cell: str
+    attack: str = ""
+    against: str = ""
+    rounding: float = 0.0
+
+
+class Paper(_Record):
+    """A paper's claim and its published figures; `changed` has the fields in which this sweep's setting differs."""
+
+    claim: str
+    source: str
+    link: str | None = None
+    table: str | None = None
+    changed: list[str] = []
+    figures: list[Published]
+
+
 class SweepFile(_Record):
     """sweep.json, schema 1. `budget` is the accuracy that a defence may cost, as a share."""
 
@@ -69,6 +94,7 @@ class SweepFile(_Record):
     axes: dict[str, list[str]]
     seeds: list[int]
     cells: list[Cell]
+    paper: Paper | None = None
 
     @model_validator(mode="after")
     def _each_run_once(self) -> Self:

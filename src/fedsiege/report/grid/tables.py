@@ -1,4 +1,4 @@
-"""frontier.csv, table.csv and table.tex of a sweep.
+"""frontier.csv, table.csv, table.tex and paper.csv of a sweep.
 
 The LaTeX table has the layout of Zhu et al. 2025 (FedMIA, Table 2): hypervolumes with attacks as rows, defences as
 columns and a block for each setting. It needs the package booktabs.
@@ -13,6 +13,7 @@ from fedsiege.files import write_bytes
 from fedsiege.report.grid.findings import BELOW_UNDEFENDED, EQUALLY_MANY, STRONGEST, UNDEFENDED, setting_name
 from fedsiege.report.grid.finished import FPR, UNKNOWN, FinishedSweep, Point
 from fedsiege.report.grid.finished import NONE as BASELINE
+from fedsiege.report.grid.paper import paper_frame
 from fedsiege.report.grid.schema import Attacked, Cell
 from fedsiege.report.schema import Measured
 from fedsiege.report.tables import booktabs, escape
@@ -64,11 +65,13 @@ def everything(sweep: FinishedSweep) -> pd.DataFrame:
 
 
 def write_tables(sweep: FinishedSweep) -> list[Path]:
-    """Write frontier.csv, table.csv and table.tex into the sweep's folder; return the paths."""
+    """Write frontier.csv, table.csv, table.tex and, where a paper is compared with, paper.csv; return the paths."""
+    paper = sweep.report.paper
     contents = {
         "frontier.csv": _csv(frame(sweep)),
         "table.csv": _csv(everything(sweep)),
         "table.tex": latex(sweep),
+        **({"paper.csv": _csv(paper_frame(paper))} if paper else {}),
     }
     for name, text in contents.items():
         write_bytes(sweep.folder / name, text.encode())

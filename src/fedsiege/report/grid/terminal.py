@@ -21,6 +21,7 @@ from fedsiege.report.grid.findings import (
     warnings,
 )
 from fedsiege.report.grid.finished import FinishedSweep
+from fedsiege.report.grid.paper import paper_table, verdicts
 from fedsiege.report.grid.tables import extremes, heading
 from fedsiege.report.schema import Measured
 from fedsiege.report.words import bare_points, digits, fixed, fixed_span, listed, percent, points_span, span
@@ -34,7 +35,7 @@ COLUMN = 12  # columns that a figure and its heading take
 
 
 def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
-    """Headline, hypervolumes, strongest attack per defence and warnings, for a terminal this wide."""
+    """Headline, hypervolumes, strongest attack per defence, the paper's figures and warnings, for a terminal."""
     found = headline(sweep)
     colour = {True: "bold green", False: "bold red", None: "bold"}[found.helps]
     parts: list[RenderableType] = [
@@ -51,6 +52,9 @@ def summary(sweep: FinishedSweep, width: int = 80) -> RenderableType:
             parts += [Text(), hypervolumes(sweep, verdict.setting, width)]
         if any(point.figures for point in sweep.by_setting[verdict.setting]):
             parts += [Text(), strongest(sweep, verdict.setting, width)]
+    paper = sweep.report.paper
+    if paper:
+        parts += [Text(), paper_table(sweep, paper), Text(verdicts(paper))]
     return Padding(Group(*parts, Text(), *_notes(sweep)), (1, 1))
 
 
