@@ -19,8 +19,10 @@ from fedsiege.countermeasures import (
     countermeasures,
     denoised,
     noiseless,
+    shifted_elsewhere,
     tail_of,
     tail_place,
+    taken_off,
 )
 from fedsiege.defences.client.base import Posted
 from fedsiege.defences.client.perturb import Perturb
@@ -224,6 +226,81 @@ def test_the_countermeasures_of_a_run() -> None:
     assert without["denoised"](given, 1) is given, "a coalition that adds no noise leaves nothing to take off"
 
 
+def sleeping(members: Sequence[int], secret: int = 9000) -> Posted:
+    """A coalition that is set to do nothing, though whoever asks it for noise gets some."""
+
+    class Sleeping(KnownNoise):
+        neutral: ClassVar[Mapping[str, Any] | None] = {"entries": 0}
+
+    circle = Circle(secret, dict.fromkeys(members, 5.0), 3, 9)
+    return Posted(Sleeping(members=tuple(members), entries=0), "sleeping", frozenset(members), circle=circle)
+
+
+def test_a_neutral_coalition_hides_no_other() -> None:
+    off, on, apart, over = sleeping([0, 3]), seated([0, 1, 2, 6]), sleeping([3, 4]), sleeping([4, 5])
+    for listed, kept in (
+        ([off, on], [on]),
+        ([on, off], [on]),
+        ([off, on, apart], [on, apart]),
+        ([ALONE, apart, over], [apart]),
+    ):
+        found = coalitions_in(listed)
+        assert [id(one) for one in found] == [id(one) for one in kept]
+        naive = {client for one in kept for client in one.clients}
+        assert sum(len(one.clients) for one in found) == len(naive), "no client in two"
+    given = cohort()
+    wanted = {"updates:insider", "updates:coalition"}
+    for listed in ([off, on], [on, off]):
+        made = countermeasures(wanted, LAYOUT, 10, listed, lambda _: [0, 2, 3, 6])
+        alone = countermeasures(wanted, LAYOUT, 10, [on], lambda _: [0, 2, 3, 6])
+        for name in ("coalition", "insider"):
+            assert torch.equal(made[name](given, 4).updates, alone[name](given, 4).updates), name
+            assert not torch.equal(made[name](given, 4).updates, given.updates)
+
+
+def test_members_that_act_alone_tell_nobodys_noise() -> None:
+    class Private(KnownNoise):
+        @property
+        def shares(self) -> bool:
+            return False
+
+    circle = Circle(7, {0: 1.0, 2: 1.0}, 3, 9)
+    private = Posted(Private(members=(0, 2)), "private", frozenset({0, 2}), circle=circle)
+    given = cohort()
+    made = countermeasures({"updates:insider"}, LAYOUT, 10, [private], lambda _: [0, 2])["insider"]
+    assert torch.equal(made(given, 4).updates, given.updates)
+    made = countermeasures({"updates:insider"}, LAYOUT, 10, [private, seated([3, 4])], lambda _: [0, 2, 3])[
+        "insider"
+    ]
+    changed = (made(given, 4).updates != given.updates).any(1).tolist()
+    assert changed == [False, False, True, False]
+    assert CoFedMID().shares
+    assert not CoFedMID(mode="alone").shares
+
+
+def test_what_a_countermeasure_took_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 7)
+    given = cohort()
+    seen = given.updates.clone()
+    seen[1, 3], seen[1, 40] = seen[1, 3] - 3.0, seen[1, 40] + 4.0
+    seen[2] += 0.25
+    found = taken_off(given, Cohort(CLIENTS, seen, given.weights, AGES, given.starts))
+    np.testing.assert_allclose(found, [0.0, math.sqrt((9 + 16) / 2), 0.25, 0.0], rtol=1e-5)
+
+
+def test_tails_of_unlike_length_are_named_and_half_cleaned() -> None:
+    listed = [ALONE, seated([0, 1], 4), sleeping([5, 6])]
+    assert shifted_elsewhere(10, listed, LAYOUT) == {"known": 4}
+    assert shifted_elsewhere(4, listed, LAYOUT) == {}
+    # One of five adds 2 to the last fifth of the tail: 0.4 of it comes off everywhere.
+    updates = torch.zeros(5, 40)
+    updates[0, 36:] = 2.0
+    made = Cohort(tuple(range(5)), updates, torch.ones(5), (0,) * 5, {0: torch.zeros(40)})
+    found = denoised(made, slice(20, 40)).updates
+    np.testing.assert_allclose(found[0], [0.0] * 20 + [-0.4] * 16 + [1.6] * 4, atol=1e-6)
+    assert not found[1:].any()
+
+
 def test_new_updates_go_where_there_is_room() -> None:
     asked: list[int] = []
 
@@ -262,10 +339,7 @@ def model() -> nn.Module:
 
 
 @pytest.mark.parametrize("perturbation", ["scalar", "vector"])
-@pytest.mark.parametrize("mode", ["together", "alone"])
-def test_an_insiders_evidence_is_that_of_updates_without_noise(
-    tmp_path: Path, perturbation: Any, mode: Any
-) -> None:
+def test_an_insiders_evidence_is_that_of_updates_without_noise(tmp_path: Path, perturbation: Any) -> None:
     rng = torch.Generator().manual_seed(2)
     task = Task(seeded(model, 0))
     layout, members = task.layout, (0, 1, 3)
@@ -275,7 +349,7 @@ def test_an_insiders_evidence_is_that_of_updates_without_noise(
         torch.randint(0, 3, (12,), generator=rng),
     )
     circle = Circle(17, {0: 10.0, 1: 30.0, 3: 25.0}, 3, 9)
-    defence = CoFedMID(members=members, perturbation=perturbation, mode=mode, sigma=0.3, tail=0.6)
+    defence = CoFedMID(members=members, perturbation=perturbation, sigma=0.3, tail=0.6)
     one = Posted(defence, "cofedmid", frozenset(members), circle=circle)
     plain = 0.1 * torch.randn(4, layout.size, generator=rng)
     noisy, clients, invited = plain.clone(), (0, 1, 3, 4), [0, 1, 2, 3, 4]

@@ -246,8 +246,14 @@ def test_what_a_countermeasure_leaves_has_a_trace_of_its_own(made: Made, tmp_pat
     assert size == plain + path_of(tmp_path / "both" / "halved", 7).stat().st_size
     trace = Trace(tmp_path / "both")
     assert trace.variant("sent") is trace
+    assert made.round.cohort is not None
+    sent = replace(made.round.cohort, updates=made.updates.clone())
     made.updates /= 2
-    made.recorder(tmp_path / "naive", **options).record(made.round)
+    made.recorder(tmp_path / "naive", **options).record(made.round, sent)
+    taken, off = trace.variant("halved").taken_off(0), made.updates.double()
+    for client, row in zip(sent.clients, off, strict=True):
+        assert taken[client] == pytest.approx(float(row[row != 0].square().mean().sqrt()), rel=1e-6)
+    assert np.isnan(np.delete(taken, list(sent.clients))).all()
     assert trace.variant("halved").rounds == (7,)
     for name in names:
         assert (tmp_path / "both" / "halved" / name).read_bytes() == (tmp_path / "naive" / name).read_bytes()

@@ -2,6 +2,11 @@
 
 A countermeasure turns what was received in a round into another cohort, from which evidence is recorded as from the
 first. None of them needs more than the server has; `noiseless` needs what one member of a coalition has.
+
+There is one tail for all clients. Where coalitions' tails differ, `denoised` looks at the longest. Of a member
+whose noise is a number on a share s of it, s times the number is taken off the whole: 1 - s of it stays on the
+entries that have it, and s of it, with the other sign, is put on those that had none. Noise beyond a tail that the
+config says is shorter stays. `shifted_elsewhere` says whose noise that is.
 """
 
 import math
@@ -13,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsiege.defences.client.base import Posted
+from fedsiege.defences.client.base import Posted, is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.errors import InputError
 from fedsiege.records import Cohort, Layout
@@ -85,6 +90,21 @@ def noiseless(cohort: Cohort, noise: Callable[[int], Tensor | None], room: Room 
     return replace(cohort, updates=updates)
 
 
+def taken_off(sent: Cohort, seen: Cohort) -> Tensor:
+    """What a countermeasure took off each upload [n]: the root mean square over the entries that it changed.
+
+    0 where it changed nothing. `seen` has the rows of `sent`, in their order.
+    """
+    squares = torch.zeros(len(sent.clients), dtype=torch.float64, device=sent.updates.device)
+    entries = torch.zeros_like(squares)
+    for first in range(0, sent.updates.shape[1], BLOCK):
+        some = slice(first, first + BLOCK)
+        off = sent.updates[:, some].double() - seen.updates[:, some].double()
+        squares += off.square().sum(1)
+        entries += off.ne(0).sum(1)
+    return (squares / entries.clamp(min=1)).sqrt()
+
+
 def countermeasures(
     wanted: Collection[str],
     layout: Layout,
@@ -125,8 +145,23 @@ def countermeasures(
 
 
 def coalitions_in(defences: Sequence[Posted]) -> list[Posted]:
-    """The coalitions among a run's defences."""
-    return [one for one in defences if isinstance(one.defence, Coalition)]
+    """The coalitions among a run's defences, no client in two: each is one client to a server that is told of it.
+
+    A neutral one is too, for that is how an undefended aggregate is looked at; where it shares a client with
+    another it stands back.
+    """
+    every = [one for one in defences if isinstance(one.defence, Coalition)]
+    found = [one for one in every if not is_neutral(one.defence)]
+    for one in every:
+        if is_neutral(one.defence) and all(one.clients.isdisjoint(other.clients) for other in found):
+            found.append(one)
+    return found
+
+
+def shifted_elsewhere(tail: int | None, defences: Sequence[Posted], layout: Layout) -> dict[str, int]:
+    """The coalitions, by label, whose noise falls on another tail than is looked at, and that tail's length."""
+    tails = {one.label: one.defence.disturbed(layout) for one in defences if isinstance(one.defence, Coalition)}
+    return {label: size for label, size in tails.items() if size not in (0, tail)}
 
 
 def tail_of(share: float | None, defences: Sequence[Posted], layout: Layout) -> int | None:
@@ -165,9 +200,11 @@ def _noise(
     invited: Callable[[int], Sequence[int]],
     layout: Layout,
 ) -> Tensor | None:
-    """What a client's coalition has it add in a round, as its fellow members can work out."""
+    """What a client's coalition has it add in a round, as its fellow members can work out, if they can."""
     for one in coalitions:
-        if client in one.clients and isinstance(one.defence, Coalition) and one.circle is not None:
+        if client not in one.clients or not isinstance(one.defence, Coalition) or one.circle is None:
+            continue
+        if one.defence.shares:
             return one.defence.noise(one.circle, number, one.present(invited(number)), client, layout)
     return None
 

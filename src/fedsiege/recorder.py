@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsiege.countermeasures import Countermeasure, tail_place
+from fedsiege.countermeasures import Countermeasure, tail_place, taken_off
 from fedsiege.errors import TrainingDivergedError
 from fedsiege.records import Cohort, Examples, Round
 from fedsiege.signals import Alignment, Losses, align, gram, losses_of, sums, uploaded
@@ -63,13 +63,20 @@ class Recorder:
         for name in self.countermeasures:
             self._after(name).begin()
 
-    def record(self, done: Round) -> int:
+    def record(self, done: Round, sent: Cohort | None = None) -> int:
         """Compute and write one round's evidence; returns its bytes.
 
         The round's file in `folder` comes last: where it is, those of the countermeasures are too.
+
+        Args:
+            done: the round.
+            sent: what was received, where the round's cohort is what a countermeasure made of it.
+
         """
         size = sum(
-            self._after(name).record(replace(done, cohort=done.cohort and counter(done.cohort, done.number)))
+            self._after(name).record(
+                replace(done, cohort=done.cohort and counter(done.cohort, done.number)), done.cohort
+            )
             for name, counter in self.countermeasures.items()
         )
         broadcast = self._losses(iter([done.end]))
@@ -82,6 +89,8 @@ class Recorder:
             tensors |= self._aligned(done, cohort)
         if cohort is not None:
             tensors |= self._single(cohort)
+            if sent is not None:
+                tensors["taken_off"] = absent(taken_off(sent, cohort), cohort.clients, self.clients, axis=0)
         elif not self.aggregate_only:  # nothing that arrived could be used
             tensors["present"] = torch.zeros(self.clients, dtype=torch.uint8)
         _check_finite(done.number, tensors, done.cohort)

@@ -290,6 +290,10 @@ class Trace:
         """The products of clients' updates over the tail, each with each [K, K]; where the run named one."""
         return self._read(t, "tail_gram").astype(np.float64)
 
+    def taken_off(self, t: int) -> NDArray[np.float64]:
+        """What a countermeasure took off each client's update, root mean square over what it changed [K]."""
+        return self._read(t, "taken_off").astype(np.float64)
+
     def weight(self, t: int) -> NDArray[np.float64]:
         """The weight that each client's answer came with, its number of examples [K]."""
         return self._read(t, "weight").astype(np.float64)

@@ -15,6 +15,9 @@ from fedsiege.attacks import coalitions
 from fedsiege.attacks.coalitions import Detection, detect
 from fedsiege.defences.coalition.noise import Form, Noise
 from fedsiege.errors import InputError
+from fedsiege.experiment.config import load
+from fedsiege.experiment.prepare import prepare
+from fedsiege.federation.rounds import Models, State
 from fedsiege.recorder import Recorder
 from fedsiege.records import Cohort, Examples, Round
 from fedsiege.streams import stream
@@ -191,6 +194,48 @@ def test_shift_and_deviation_are_those_of_the_tails(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.shift, np.sqrt((means**2).sum(0) / (spread**2).sum(0)), rtol=1e-6)
     typical = np.median(spread, axis=1)
     np.testing.assert_allclose(found.deviation, (spread / typical[:, None]).mean(0), rtol=1e-6)
+
+
+def test_short_tails_have_to_be_louder() -> None:
+    assert [coalitions.loud(n) for n in (1, 24, 144)] == [1.0, 1.0, 1.0]
+    assert coalitions.loud(400) == pytest.approx(0.6)
+    assert coalitions.loud(1600) == pytest.approx(0.3)
+    assert [coalitions.loud(n) for n in (2304, 10**6)] == [0.25, 0.25]
+
+
+def recorded(folder: Path, labels: object, seed: int, tails: Sequence[int]) -> list[Trace]:
+    """What is recorded with these tails of eight undefended clients that learn digits for three rounds."""
+    config = {
+        "model": {"name": "mlp", "hidden": [16]},
+        "clients": 8,
+        "partition": labels,
+        "rounds": 3,
+        "training": {"epochs": 2, "batch": 20, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0},
+        "candidates": {"ifl": 4, "ofl": 4},
+        "attacks": ["blackbox_loss"],
+    }
+    prepared = prepare(load({**config, "seed": seed}))
+    task, asked = prepared.task, prepared.candidates.examples
+    recorders = [Recorder(task, asked, 8, 10, folder / str(tail), tail=tail) for tail in tails]
+    for recorder in recorders:
+        recorder.begin()
+    for done in prepared.federation(keeps=lambda number: True).run(State(0, Models((task.state.clone(),)))):
+        for recorder in recorders:
+            recorder.record(done)
+    return [Trace(folder / str(tail)) for tail in tails]
+
+
+@pytest.mark.parametrize(("labels", "false"), [("iid", 0), ({"name": "dirichlet", "alpha": 0.3}, 1)])
+def test_undefended_clients_are_seldom_called_noisy(tmp_path: Path, labels: object, false: int) -> None:
+    """On digits, with tails of 2, 5 and 20 %: short ones have means that labels alone make large."""
+    found = [
+        detect(trace) for seed in range(2) for trace in recorded(tmp_path / str(seed), labels, seed, (24, 60, 242))
+    ]
+    assert [one.coalitions for one in found] == [()] * 6
+    assert sum(len(one.unbalanced) for one in found) <= false
+    assert max(one.shift.max() for one in found) > coalitions.LOUD
+    if labels != "iid":
+        assert max(one.deviation.max() for one in found) > coalitions.STRONGER
 
 
 def test_traces_that_tell_nothing(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_the_bare_attack_goes_before_its_variants() -> None:
         assert attack_row(rows, "fedmia_ii(combine=sum_z)") is variant
     assert attack_row([variant], "fedmia_ii") is variant
     assert attack_row([variant], "fedmia_i") is None
+    bound = {**attacked(0.9, attack="fedmia_ii(trained_on=labelled)"), "upper_bound": True}
+    for rows in ([bound, variant], [variant, bound]):
+        assert attack_row(rows, "fedmia_ii") is variant, "an upper bound stands in for nothing"
+        assert attack_row(rows, "fedmia_ii(trained_on=labelled)") is bound, "unless it is named"
+    assert attack_row([bound], "fedmia_ii") is None
     assert metric_of(bare, "auc") == measured(0.8)
     assert metric_of(bare, "tpr@0.001") == measured(0.1)
     assert metric_of(bare, "tpr@0.1")["value"] is None

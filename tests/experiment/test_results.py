@@ -12,6 +12,7 @@ from fedsiege.experiment.prepare import Planned, plan_attacks
 from fedsiege.experiment.results import (
     any_client,
     attack_rows,
+    in_coalition,
     null_rows,
     paper_rows,
     threat_model,
@@ -222,3 +223,51 @@ def test_a_null_test_has_no_row_for_any_client() -> None:
     for groups, asked in ((GROUPS, True), (pseudo, False)):
         rows = attack_rows(attack, [replace(scored(3, 0.5, groups), label=attack.label)])
         assert ("any" in {row["target"] for row in rows}) == asked
+
+
+LABELLED = {"name": "seqmia", "trained_on": "labelled"}
+
+
+@pytest.mark.parametrize(("attack", "told"), [(LABELLED, True), ("seqmia", False), ("loss_series", False)])
+def test_rows_say_whether_an_attack_is_an_upper_bound(attack: Any, told: bool) -> None:
+    plan = plan_attacks(load({"attacks": [attack]}))[0]
+    rows = attack_rows(plan, [replace(scored(3, 0.5), label=plan.label)])
+    assert {row["upper_bound"] for row in rows} == {told}
+
+
+def test_scores_that_were_learnt_for_one_target_each_are_not_ranked_for_any_client() -> None:
+    for mode, asked in (("shadow", True), ("labelled", False)):
+        spec = {"name": "seqmia", "trained_on": mode, "vantage": "client"}
+        plan = plan_attacks(load({"attacks": [spec]}))[0]
+        rows = attack_rows(plan, [replace(scored(3, 0.5), label=plan.label)])
+        assert ("any" in {row["target"] for row in rows}) == asked
+
+
+def test_a_coalitions_data_is_any_members() -> None:
+    def seen(target: int, given: dict[str, tuple[str, float]]) -> Scored:
+        ids = np.array(list(given))
+        groups = np.array([group for group, _ in given.values()])
+        return Scored("x", Audit(target, 0, ids, groups), np.array([value for _, value in given.values()]), 3)
+
+    first = seen(0, {"a": ("member", 5.0), "b": ("ifl", 4.0), "c": ("ifl", 3.0), "e": ("ofl", 1.0)})
+    second = seen(2, {"a": ("ifl", 7.0), "b": ("member", 4.0), "d": ("ifl", 2.0), "e": ("ofl", 1.0)})
+    other = seen(1, {"c": ("member", 90.0), "a": ("ifl", 90.0)})
+    owned = [np.array(["a"]), np.array(["c"]), np.array(["b"]), np.array(["d"])]
+    for kind, expected in (("all", [1.0, 2.0, 3.0]), ("ifl", [2.0, 3.0]), ("ofl", [1.0])):
+        (inside, outside), ids = in_coalition([first, second, other], frozenset({0, 2}), owned, kind)
+        assert (sorted(inside), sorted(outside)) == ([4.0, 6.0], expected)
+        assert len(ids) == len(expected)
+    (inside, outside), _ = in_coalition([first, second], frozenset({0, 2, 3}), owned, "all")
+    assert sorted(inside) == [2.0, 4.0, 6.0], "a member that was not audited is one too"
+    assert sorted(outside) == [1.0, 3.0]
+
+
+def test_what_an_insider_tells_is_not_said_to_be_unknown() -> None:
+    pair = {"name": "cofedmid", "members": [0, 1]}
+    for updates, known in (("sent", False), ("coalition", False), ("insider", True)):
+        e = load({"coalition": pair, "attacks": [{"name": "seqmia", "updates": updates}]})
+        said = " ".join(threat_model(e, plan_attacks(e))["sees"])
+        assert ("stays unknown, but for the noise that an insider tells." in said) == known
+        assert ("stays unknown." in said) != known
+        assert ("every member's noise in every round" in said) == known
+        assert ("which clients are in a coalition" in said) == (updates == "coalition")

@@ -4,12 +4,16 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +24,13 @@ from curious import SEEN, curious, seen
 from tiny import deterministic, files
 
 import fedsiege
+from fedsiege.data.fingerprint import fingerprint
 from fedsiege.errors import InputError, TrainingDivergedError
-from fedsiege.experiment import run, shadows
+from fedsiege.experiment import run, shadows, train
 from fedsiege.experiment.cell import LOG, Work, carry_out
-from fedsiege.experiment.config import load
+from fedsiege.experiment.config import Experiment, load
 from fedsiege.experiment.grid import Grid
-from fedsiege.experiment.prepare import Prepared, Shelf, prepare
+from fedsiege.experiment.prepare import Loaded, Prepared, Shelf, loaded, prepare
 from fedsiege.experiment.progress import Bars
 from fedsiege.experiment.shadows import DONE, Shadows, plan_shadows
 from fedsiege.experiment.train import train_and_record
@@ -302,51 +307,266 @@ def test_what_was_trained_is_not_trained_again(
     assert deterministic(tmp_path / "again") == {**deterministic(tmp_path / "first")}
 
 
-def test_evidence_that_has_gone_is_made_again(tmp_path: Path, cache: Path) -> None:
-    made(tmp_path / "first")
-    gone = sorted(cache.rglob("round_000002*"))[0]
-    content = gone.read_bytes()
-    gone.unlink()
-    assert [one.finished for one in planned().runs].count(False) == 1
-    assert made(tmp_path / "again")["data"]["shadows"]["cached"] == 1
-    assert gone.read_bytes() == content
+TOLD = [curious(shadows=1), {"name": "seqmia", "shadows": 1, "updates": "denoised", "epochs": 1}]
+"""Their shadow federations have evidence after a countermeasure too."""
+
+DEFENDED = {"coalition": {"name": "cofedmid", "members": [0, 1]}, "attacks": TOLD}
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a run whose shadow federation has evidence in two folders."""
+    place = tmp_path_factory.mktemp("defended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDSIEGE_CACHE", str(place / "cache"))
+        made(place / "out", **DEFENDED)
+    return place / "cache" / "shadows"
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def altered(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("file", "harm"),
     [
-        {"seed": 1},
-        {"rounds": 6},
-        {"training": {"epochs": 1, "batch": 20}},
-        {"candidates": {"ifl": 30, "ofl": 51}},
-        {"candidates": {"members": 9, "ifl": 30, "ofl": 50}},
-        {"defences": [{"name": "perturb", "sigma": 0.1}]},
-        {"model": {"name": "mlp", "hidden": [9]}},
-        {"attacks": [curious(shadows=2, population=3)]},
-        {"attacks": [curious(shadows=2), {"name": "seqmia", "shadows": 2}]},
-        {"record_every": 1},
-        {"shadows": {"clients": 2}},
-        {"validation": 10},
-        {"participation": 0.7},
-        {"trace": {"groups": "total"}},
+        *((place + "round_000002.safetensors", Path.unlink) for place in ("trace/", "trace/denoised/")),
+        *((place + "round_000004.safetensors", torn) for place in ("trace/", "trace/denoised/")),
+        *((place + "trace.json", Path.unlink) for place in ("trace/", "trace/denoised/")),
+        *((place + "trace.json", torn) for place in ("trace/", "trace/denoised/")),
+        *((place + "round_000002.safetensors", altered) for place in ("trace/", "trace/denoised/")),
+        ("trace/denoised", shutil.rmtree),
+        ("trace", shutil.rmtree),
+        ("trace/round_000003.safetensors", Path.touch),
+        *((DONE, harm) for harm in (Path.unlink, torn)),
+        *(
+            (DONE, partial(Path.write_text, data=text))
+            for text in ("{}", "[]", "null", '{"files": []}', '{"files": {"a": 1}}', '{"files": {}}')
+        ),
     ],
 )
-def test_whatever_decides_the_bytes_decides_the_name(changes: dict[str, Any]) -> None:
-    assert not set(names()) & set(names(**changes))
+def test_evidence_that_is_not_whole_is_made_again(
+    defended: Path, tmp_path: Path, cache: Path, file: str, harm: Callable[[Path], object]
+) -> None:
+    shutil.copytree(defended, cache)
+    whole = evidence_in(cache)
+    (folder,) = cache.iterdir()
+    (one,) = planned(**DEFENDED).runs
+
+    def state() -> tuple[bool, bool]:
+        return one.finished, one.sound
+
+    assert state() == (True, True)
+    harm(folder / file)
+    assert state() == (harm is altered, False), "a checksum takes reading everything"
+    with Bars(False) as bars:
+        assert planned(**DEFENDED).train(bars) == 1
+        assert planned(**DEFENDED).train(bars) == 0
+    assert evidence_in(cache) == whole
+    assert one.shown("denoised").evidence.rounds == one.shown().evidence.rounds == (2, 4)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "file",
+    [*(f"{place}/round_000002.safetensors" for place in ("trace", "trace/denoised")), "checkpoint.safetensors"],
+)
+def test_an_interrupted_one_that_lost_something_begins_anew(
+    defended: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    rounds = iter(range(100))
+
+    def stopped(*arguments: Any) -> list[Any]:
+        if next(rounds) == 2:
+            raise KeyboardInterrupt
+        return []
+
+    with Bars(False) as bars, monkeypatch.context() as patch:
+        patch.setattr(train, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            planned(**DEFENDED).train(bars)
+    (folder,) = cache.iterdir()
+    torn(folder / file)
+    with Bars(False) as bars:
+        assert planned(**DEFENDED).train(bars) == 1
+    assert evidence_in(cache) == evidence_in(defended)
+
+
+def test_what_cannot_be_mended_is_said(defended: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(defended, cache)
+    (one,) = planned(**DEFENDED).runs
+    altered(one.folder / "trace" / "trace.json")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        Bars(False) as bars,
+        pytest.raises(
+            InputError, match=r"shadows\.cache: got .*; expected a folder that can be written to \(Read-only"
+        ),
+    ):
+        planned(**DEFENDED).train(bars)
+
+
+CHANGING: dict[str, list[Any]] = {
+    "partition": [{"name": "dirichlet", "alpha": 5.0}],
+    "model": [{"name": "mlp", "hidden": [9]}],
+    "clients": [4],
+    "examples_per_client": [39],
+    "rounds": [6],
+    "seed": [1],
+    "training": [{"epochs": 1, "batch": 20}, {"epochs": 2, "batch": 20, "lr": 0.2}],
+    "participation": [0.7],
+    "dropout": [0.1],
+    "delay": [1],
+    "server_step": [0.5],
+    "aggregator": [{"name": "fedavg", "weighted": False}],
+    "defences": [["perturb"], [{"name": "perturb", "clients": [1]}], ["mixup"]],
+    "coalition": ["cofedmid", {"name": "cofedmid", "members": [1, 2]}],
+    "secure_aggregation": [True],
+    "targets": [[0, 2]],
+    "candidates": [{"ifl": 30, "ofl": 51}, {"members": 9, "ifl": 30, "ofl": 50}],
+    "validation": [10],
+    "data": [{"name": "digits", "holdout": 0.4}],
+    "attacks": [
+        [curious(shadows=2, population=3)],
+        [curious(shadows=2), {"name": "seqmia", "shadows": 2}],
+        [curious(shadows=2, vantage="client")],
+    ],
+    "shadows": [{"clients": 2}],
+    "record_every": [1],
+    "trace": [{"groups": "total"}, {"logits": True}, {"tail": 0.1}],
+}
+"""Values of fields that change what a shadow federation leaves, each against `DIGITS`."""
+
+UNBUILT = {"server_defences": ["clip"], "adversary": "sybil", "engine": "ray"}
+"""Fields that a run refuses so far, with values that one may take some day."""
+
+SAME: dict[str, list[Any]] = {
+    "name": ["other"],
+    "title": ["Other"],
+    "description": ["Another one."],
+    "out": ["elsewhere"],
+    "evaluate_every": [2],
+    "checkpoint_every": [1],
+    "threads": [7],  # as a config's number; the threads that there are count
+    "device": ["cpu"],  # likewise
+    "paper": [{"claim": "c", "source": "s", "table": "t", "link": "l", "figures": []}],
+    "profiles": [{"small": {"rounds": 1}}],
+    "profile": [None],
+    "changed": [["rounds"]],
+    "attacks": [[curious(shadows=2), "loss_series"], [curious(shadows=2, cheat=True)]],
+    "partition": [{"name": "iid"}],
+    "aggregator": [{"name": "fedavg"}],
+}
+"""Values that change nothing about it."""
+
+
+def test_every_field_of_a_config_is_sorted() -> None:
+    """Whoever adds a field says here whether it decides the bytes of a shadow federation."""
+    assert {*CHANGING, *UNBUILT, *SAME} == set(Experiment.model_fields)
+    assert not UNBUILT.keys() & {*CHANGING, *SAME}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, some in CHANGING.items() for value in some])
+def test_whatever_decides_the_bytes_decides_the_name(field: str, value: Any) -> None:
+    if field == "secure_aggregation":  # changes nothing for those who see global models only
+        before, after = (
+            [one.folder.name for one in planned(attacks=[curious(shadows=1, vantage=vantage)]).runs]
+            for vantage in ("client", "server")
+        )
+        assert not set(before) & set(after)
+        return
+    assert not set(names()) & set(names(**{field: value}))
+
+
+@pytest.mark.parametrize("field", UNBUILT)
+def test_fields_that_nothing_carries_out_yet_are_in_the_name(field: str) -> None:
+    real = ready()
+    changed = real.experiment.model_copy(update={field: UNBUILT[field]})
+    before, after = (
+        [one.folder for one in plan_shadows(one).runs] for one in (real, replace(real, experiment=changed))
+    )
+    assert not set(before) & set(after)
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, some in SAME.items() for value in some])
+def test_whatever_does_not_decide_them_does_not(field: str, value: Any) -> None:
+    assert names() == names(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "one", "other"),
     [
-        {"name": "other", "title": "Other", "out": "elsewhere"},
-        {"evaluate_every": 2},
-        {"checkpoint_every": 1},
-        {"attacks": [curious(shadows=2), "loss_series"]},
-        {"attacks": [curious(shadows=2, cheat=True)]},
+        ("defences", ["perturb"], [{"name": "perturb"}]),
+        ("defences", [{"name": "perturb", "sigma": 1}], [{"name": "perturb", "sigma": 1.0, "clients": "all"}]),
+        ("coalition", "cofedmid", [{"name": "cofedmid"}]),
+        ("model", "mlp", {"name": "mlp"}),
     ],
 )
-def test_whatever_does_not_decide_them_does_not(changes: dict[str, Any]) -> None:
-    assert names() == names(**changes)
+def test_one_component_in_two_spellings_has_one_name(field: str, one: Any, other: Any) -> None:
+    assert names(**{field: one}) == names(**{field: other})
+
+
+def test_the_order_of_defences_is_in_the_name() -> None:
+    first, second = {"name": "perturb", "sigma": 0.1}, {"name": "perturb", "sigma": 0.2}
+    assert not set(names(defences=[first, second])) & set(names(defences=[second, first]))
+
+
+def about(shadow: Prepared, **changes: Any) -> dict[str, Any]:
+    """What would decide the name if these parts of a shadow federation were others."""
+    return shadows._about(replace(shadow, **changes))
+
+
+def test_the_name_knows_every_example_by_its_pixels_and_its_place() -> None:
+    (first, *_) = planned(validation=12).runs
+    shadow = first.ready()
+    data, held = shadow.data, shadow.validation
+    assert held is not None
+    assert about(shadow) == first.about
+    turned = [shadow.shards[1], shadow.shards[0], shadow.shards[2]]
+    fewer = [shadow.shards[0][:-1], *shadow.shards[1:]]
+    most = np.arange(len(data.heldout) - 1)
+    for changes in (
+        {"shards": turned},
+        {"shards": fewer},
+        {"data": replace(data, heldout=data.heldout.take(most))},
+        {"data": replace(data, mean=tuple(value + 0.1 for value in data.mean))},
+        {"data": replace(data, std=tuple(value + 0.1 for value in data.std))},
+        {"validation": held.take(np.arange(11))},
+        {"validation": None},
+        {"fingerprint": "another"},
+        {"candidates": replace(shadow.candidates, examples=shadow.candidates.examples.take(np.arange(9)))},
+        {"task": SimpleNamespace(device=torch.device("meta"))},
+    ):
+        assert about(shadow, **changes) != first.about, changes
+
+
+def test_other_pixels_under_the_same_ids_are_other_data() -> None:
+    def faded(experiment: Experiment) -> Loaded:
+        data = loaded(experiment).data
+        x = data.train.x.clone()
+        x[0] //= 2
+        changed = replace(data, train=replace(data.train, x=x))
+        return Loaded(changed, fingerprint(changed))
+
+    other = plan_shadows(prepare(load(DIGITS), faded))
+    assert [run.about["examples"] for run in other.runs] == [run.about["examples"] for run in planned().runs]
+    assert not {run.folder.name for run in other.runs} & set(names())
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_the_name_knows_the_versions_of_what_computes(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names()
+    monkeypatch.setattr(f"{library}.__version__", "0.0.1")
+    assert not set(names()) & set(before)
 
 
 def test_the_name_knows_threads_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,11 +741,34 @@ def test_a_shadow_federation_that_diverges_says_which(tmp_path: Path, monkeypatc
         made(tmp_path / "out")
 
 
-def test_a_cache_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/below", "closed", "/proc/self", "/proc/self/below"])
+def test_a_cache_that_cannot_be_written_to_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"shadows\.cache: got .*file; expected a folder that can be written to"):
-        made(tmp_path / "out", shadows={"cache": str(tmp_path / "file")})
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if place == "closed" and os.access(tmp_path / place, os.W_OK):
+        pytest.skip("root may write anywhere")
+    if place.startswith("/proc") and not Path("/proc/self").is_dir():
+        pytest.skip("no such folder here")
+    with pytest.raises(
+        InputError, match=rf"shadows\.cache: got .*{place}; expected a folder that can be written to"
+    ):
+        made(tmp_path / "out", shadows={"cache": str(tmp_path / place)})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_no_fault_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: fill_the_disk())
+    with pytest.raises(OSError, match="No space left"):
+        planned()
+
+
+def test_a_whole_cache_is_not_written_to(cache: Path, defended: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(defended, cache)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: fill_the_disk())
+    (one,) = planned(**DEFENDED).runs
+    assert one.sound
 
 
 def test_where_the_cache_is(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

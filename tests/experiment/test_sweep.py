@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny import TINY, deterministic, files
 
@@ -349,6 +350,40 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"Ray is not installed; expected it: pip install fedsiege\[flower\]"):
         sweep(GRID, tmp_path / "out", engine="ray")
+
+
+def test_what_shadow_federations_will_cost_is_said_before_the_first_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("FEDSIEGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(MODULE, "cores", lambda: 1)
+    threads = torch.get_num_threads()
+    shadowed = {**GRID["experiment"], "threads": None}
+    some, more = ([{"name": "lira", "shadows": count}] for count in (2, 3))
+    grid = {
+        "experiment": shadowed,
+        "axes": {"attacks": {"one": ONE, "two": some, "three": more}},
+        "seeds": [0, 1],
+    }
+    try:
+        torch.set_num_threads(1)  # as a worker of this machine's has
+        run({**shadowed, "seed": 1, "attacks": some}, tmp_path / "before", progress=False)
+        torch.set_num_threads(3)
+        monkeypatch.setattr(MODULE, "_carry_out", lambda *arguments: None)
+        monkeypatch.setattr(MODULE.report, "write", lambda place: None)
+        monkeypatch.setattr(MODULE.SweepResult, "read", lambda place: None)
+        capsys.readouterr()
+        sweep(grid, tmp_path / "quiet", progress=False, overrides=["seeds=[0]"])
+        assert "shadow" not in capsys.readouterr().err
+        sweep(grid, tmp_path / "out")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().err
+    assert (
+        f"The cells want 6 shadow federations in all: 2 cached, 4 to train; kept in {tmp_path}/cache/shadows"
+        in said
+    )
 
 
 def test_threads_are_the_cores_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Runs whose attacks are told of a coalition: which evidence they get, and what is refused before a round."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fedsiege.attacks.membership.base import MembershipAttack
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment import run
 from fedsiege.experiment.config import load
-from fedsiege.experiment.prepare import plan_attacks
+from fedsiege.experiment.prepare import plan_attacks, prepare
 from fedsiege.experiment.sharing import share
 from fedsiege.registry import build
 from fedsiege.trace import Trace
@@ -145,6 +146,11 @@ def test_the_same_bytes_again(noisy: Path, tmp_path: Path) -> None:
             InputError,
             "coordinates: front needs to know .*; set trace.tail",
         ),
+        (
+            {"coalition": {**NOISE, "mode": "alone"}},
+            InputError,
+            "loss_series: updates: insider is told what one member .* every member acts alone",
+        ),
         ({"secure_aggregation": True}, ThreatModelError, "loss_series: updates: insider reads single clients'"),
         (
             {
@@ -165,6 +171,85 @@ def test_what_a_run_cannot_serve_is_refused(
     with pytest.raises(error, match=message):
         run(config, tmp_path / "refused", progress=False)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_one_coalition_that_shares_its_plan_is_enough_for_an_insider() -> None:
+    together = [{**NOISE, "mode": "alone"}, {**NOISE, "members": [0, 4]}]
+    config = {**TINY, "coalition": together, "attacks": [{"name": "loss_series", "updates": "insider"}]}
+    assert len(plan_attacks(load(config))) == 1
+
+
+def test_a_neutral_coalition_is_one_client_where_it_shares_none() -> None:
+    off = {"name": "cofedmid", "assignment": "none", "compensation": "none", "perturbation": "none"}
+    attacks = [{"name": "loss_series", "updates": "coalition"}]
+    for members, kept in (([0, 1], [{1, 3}]), ([0, 2], [{1, 3}, {0, 2}])):
+        for both in ([{**off, "members": members}, NOISE], [NOISE, {**off, "members": members}]):
+            (one,) = plan_attacks(load({**TINY, "coalition": both, "attacks": attacks}))
+            assert sorted(map(sorted, one.coalitions)) == sorted(map(sorted, kept))
+    silent = [{**NOISE, "mode": "alone"}, {**off, "members": [1, 2]}]
+    with pytest.raises(InputError, match="every member acts alone"):
+        plan_attacks(
+            load({**TINY, "coalition": silent, "attacks": [{"name": "loss_series", "updates": "insider"}]})
+        )
+
+
+def test_the_result_says_what_was_made_of_the_uploads(noisy: Path) -> None:
+    result = json.loads((noisy / "result.json").read_text(encoding="utf-8"))
+    told = {one["label"]: one for one in result["components"] if one["kind"] == "countermeasure"}
+    assert list(told) == ["updates: denoised", "updates: coalition", "updates: insider"]
+    for name, changed in (("denoised", 15), ("coalition", 6), ("insider", 6)):
+        one = told[f"updates: {name}"]
+        assert one["acted"]
+        assert (one["counters"]["uploads"], one["counters"]["changed"]) == (15, changed), "5 clients, 3 rounds"
+        assert one["counters"]["taken_off_rms"] > 0
+    assert not any("changed none" in text or "takes one number" in text for text in result["warnings"])
+    sees = " ".join(result["threat_model"]["sees"])
+    assert "For fedmia_i(updates=coalition) alone: which clients are in a coalition together." in sees
+    assert "every member's noise in every round" in sees
+
+
+def test_a_coalition_as_one_is_asked_whether_an_example_is_its_own(noisy: Path) -> None:
+    result = json.loads((noisy / "result.json").read_text(encoding="utf-8"))
+    rows = [one for one in result["attacks"] if one["target"] == "coalition"]
+    assert {one["attack"] for one in rows} == {"fedmia_i(updates=coalition)"}
+    assert [one["against"] for one in rows] == ["all", "ifl", "ofl"]
+    scores = pd.read_parquet(noisy / "scores.parquet")
+    own = scores[scores["attack"].str.contains("coalition") & scores["target"].isin([1, 3])]
+    ids = prepare(load({**TINY, "coalition": NOISE, "attacks": ATTACKS}))
+    theirs = {identity for member in (1, 3) for identity in ids.data.train.ids[ids.shards[member]].tolist()}
+    first = own.drop_duplicates("candidate")
+    assert (own.groupby("candidate")["score"].nunique() == 1).all(), "the members cannot be told apart"
+    inside = first["candidate"].isin(theirs)
+    assert first.loc[inside, "group"].isin(["member", "ifl"]).all()
+    assert (rows[0]["n_members"], rows[0]["n_nonmembers"]) == (int(inside.sum()), int((~inside).sum()))
+    ranks = first["score"].rank()
+    wins = ranks[inside].sum() - inside.sum() * (inside.sum() + 1) / 2
+    assert rows[0]["auc"]["value"] == pytest.approx(wins / inside.sum() / (~inside).sum())
+    assert rows[1]["n_nonmembers"] + rows[2]["n_nonmembers"] == rows[0]["n_nonmembers"]
+    assert rows[2]["n_nonmembers"] == (first["group"] == "ofl").sum()
+
+
+def test_a_countermeasure_that_changes_nothing_is_said(tmp_path: Path) -> None:
+    quiet = {**NOISE, "perturbation": "none", "assignment": "random", "m_max": 2, "m_min": 2}
+    attacks = [{"name": "loss_series", "updates": name} for name in ("denoised", "insider")]
+    run({**TINY, "coalition": quiet, "attacks": attacks}, tmp_path / "quiet", progress=False)
+    result = json.loads((tmp_path / "quiet" / "result.json").read_text(encoding="utf-8"))
+    for name in ("denoised", "insider"):
+        (one,) = (part for part in result["components"] if part["label"] == f"updates: {name}")
+        assert (one["acted"], one["counters"]) == (False, {"uploads": 15, "changed": 0})
+        (said,) = (text for text in result["warnings"] if text.startswith(f"updates: {name} changed none of 15"))
+        assert f"loss_series(updates={name})" in said
+
+
+def test_tails_of_unlike_length_are_warned_of(tmp_path: Path) -> None:
+    both = [NOISE, {**NOISE, "members": [0, 4], "tail": 0.1}]
+    for name, updates, warned in (("denoised", "denoised", 1), ("insider", "insider", 0)):
+        attacks = [{"name": "loss_series", "updates": updates}]
+        run({**TINY, "rounds": 4, "coalition": both, "attacks": attacks}, tmp_path / name, progress=False)
+        warnings = json.loads((tmp_path / name / "result.json").read_text(encoding="utf-8"))["warnings"]
+        said = [text for text in warnings if "takes one number off the last" in text]
+        assert len(said) == warned
+        assert all("tail=0.1" in text for text in said)
 
 
 def test_the_config_may_say_where_noise_is_looked_for(tmp_path: Path) -> None:

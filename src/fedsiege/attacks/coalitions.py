@@ -5,6 +5,7 @@ zero. Noise that hides an update is larger than the update, and so its balance g
 the members' tails is far smaller than its terms, in every round.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +21,22 @@ from fedsiege.view import Values
 Form = Literal["scalar", "vector"]
 
 LOUD = 0.25
-"""A tail whose mean is a larger share of its entries' standard deviation was shifted.
+"""A long tail whose mean is a larger share of its entries' standard deviation was shifted; see `loud`."""
 
-Training alone leaves 0.1 or less on digits, by a small network and by a convolutional one, and with skewed labels.
+FEW = 12.0
+"""A tail of n entries has to be louder than this by the square root of n: the mean of few varies more.
+
+A short tail is only part of the last layer, and its mean tells which classes a client has.
 """
+
+HIDDEN = 1.0
+"""Whatever its length, a tail with a larger mean than deviation was shifted: such noise hides the update."""
 
 STRONGER = 1.5
 """Noise with a number for each entry makes a tail's deviation larger than other clients' by this factor."""
+
+NOISY = 3.5
+"""A client in no coalition is called noisy from this deviation on, in units of the clients' median."""
 
 BALANCED = 0.2
 """Members whose sum is a larger share of its terms are no coalition.
@@ -82,6 +92,18 @@ class Detection:
     deviation: Values
 
 
+def loud(tail: int) -> float:
+    """The shift from which on a tail of so many entries is taken for one with noise.
+
+    Measured on digits without any defence: 8 clients, 3 and 8 rounds, tails of 2, 5 and 20 % (24 to 4,277 entries)
+    of two small networks and a convolutional one, on eight seeds that the figures above were not chosen on. Of
+    1,152 looks at a client none was called noisy with labels alike, 5 were with skewed ones (Dirichlet, 0.3); no
+    coalition was found. After 8 rounds, a pair with noise of one number was found 65, 70 and 72 times in 72 at
+    sigma 0.05, 0.1 and 0.37, and 36, 58 and 71 times with skewed labels: short tails hide the smaller noise.
+    """
+    return min(HIDDEN, max(LOUD, FEW / math.sqrt(tail)))
+
+
 def detect(trace: Trace, weights: Sequence[float] | None = None) -> Detection:
     """Find the coalitions among the clients of a recorded federation.
 
@@ -104,7 +126,7 @@ def detect(trace: Trace, weights: Sequence[float] | None = None) -> Detection:
     """
     tails = _Tails.of(trace, weights)
     shift, deviation = tails.shift(), tails.deviation()
-    shifted = [client for client in tails.clients if shift[client] >= LOUD]
+    shifted = [client for client in tails.clients if shift[client] >= loud(trace.tail)]
     found = _search(tails.of_means(), shifted, tails.rounds, "scalar")
     taken = {client for one in found for client in one.members}
     left = [client for client in tails.clients if client not in taken]
@@ -119,7 +141,7 @@ def detect(trace: Trace, weights: Sequence[float] | None = None) -> Detection:
         by_entry = by_entry if sum(len(one.members) for one in by_entry) == len(left) else []
     found += by_entry
     taken = {client for one in found for client in one.members}
-    noisy = {*shifted, *(client for client in left if deviation[client] >= STRONGER)}
+    noisy = {*shifted, *(client for client in left if deviation[client] >= NOISY)}
     return Detection(tuple(found), tuple(sorted(noisy - taken)), shift, deviation)
 
 

@@ -87,6 +87,7 @@ def figures(folder: Path) -> dict[str, Any]:
                 "name": one["name"],
                 "title": one["title"],
                 "adapted": one["adapted"],
+                "upper_bound": one.get("upper_bound", False),
                 "n_nonmembers": one["n_nonmembers"],
                 "n_distinct_nonmembers": one["n_distinct_nonmembers"],
                 "auc": _picked(one["auc"]),

@@ -1,7 +1,7 @@
 """From a config to everything a run needs, checked before the first round."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from fedsiege.attacks.membership.base import (
     check_plan,
     resolve_vantage,
 )
-from fedsiege.countermeasures import tail_of
+from fedsiege.countermeasures import coalitions_in, tail_of
 from fedsiege.data.auxiliary import Auxiliary, auxiliary_of, check_enough, seed_of
 from fedsiege.data.candidates import Candidates, draw, resolve_targets
 from fedsiege.data.dataset import Dataset, Partition
@@ -321,17 +321,18 @@ def defences_of(experiment: Experiment) -> tuple[Posted, ...]:
         _built("client_defence", spec, f"defences.{position}", ClientDefence)
         for position, spec in enumerate(experiment.defences)
     ]
-    return posted(alone, experiment.clients) + coalitions_of(experiment)
+    before = posted(alone, experiment.clients)
+    return before + coalitions_of(experiment, before)
 
 
-def coalitions_of(experiment: Experiment) -> tuple[Posted, ...]:
-    """The coalitions in order, each with its members."""
+def coalitions_of(experiment: Experiment, before: Sequence[Posted] = ()) -> tuple[Posted, ...]:
+    """The coalitions in order, each with its members, behind the defences of single clients."""
     together: list[Coalition] = [
         _built("coalition", spec, _seat(position, experiment), Coalition)
         for position, spec in enumerate(experiment.coalitions)
     ]
     seats = [_seat(position, experiment) for position in range(len(together))]
-    return seated(together, experiment.clients, seats)
+    return seated(together, experiment.clients, seats, before)
 
 
 def _seat(position: int, experiment: Experiment) -> str:
@@ -393,7 +394,9 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
     """The attacks with their vantages; refused here, by name, when the run could not serve them."""
     e = experiment
     recorded = [number for number in range(1, e.rounds + 1) if e.recorded(number)]
-    coalitions = tuple(one.clients for one in coalitions_of(e)) if e.coalitions else ()
+    together = coalitions_in(coalitions_of(e))
+    coalitions = tuple(one.clients for one in together)
+    insiders = any(isinstance(one.defence, Coalition) and one.defence.shares for one in together)
     planned: list[Planned] = []
     for position, spec in enumerate(e.attacks):
         attack = _built("membership", spec, f"attacks.{position}", MembershipAttack)
@@ -401,7 +404,7 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
         label = label_of(attack)
         if any(label == other.label for other in planned):
             raise InputError(f"attacks.{position}: {label} is listed twice; expected different attacks or fields")
-        check_plan(attack, recorded, e.clients, coalitions, tail=e.trace.tail is not None)
+        check_plan(attack, recorded, e.clients, coalitions, e.trace.tail is not None, insiders)
         seen_as_one = coalitions if adaptations(attack).get("updates") == "coalition" else ()
         planned.append(Planned(attack, label, resolve_vantage(attack, e.secure_aggregation), seen_as_one))
     return planned

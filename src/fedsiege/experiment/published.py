@@ -21,9 +21,14 @@ Rows = Sequence[Mapping[str, Any]]
 def attack_row(rows: Rows, attack: str) -> Mapping[str, Any] | None:
     """The figures of an attack, given by its label or its registered name.
 
-    The attack as the paper has it is labelled with its bare name; a variant of it stands in if it is alone.
+    The attack as the paper has it is labelled with its bare name; a variant of it stands in if it is alone, but
+    never an upper bound: whoever wants that names its label.
     """
-    named = [row for row in rows if attack in (row["attack"], row["name"])]
+    named = [
+        row
+        for row in rows
+        if attack == row["attack"] or (attack == row["name"] and not row.get("upper_bound", False))
+    ]
     return min(named, key=lambda row: bool(row["attack"] != attack), default=None)
 
 

@@ -1,12 +1,14 @@
 """From scores to figures: result.json and curves.json as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from fedsiege.attacks.coalitions import detect
+from fedsiege.attacks.membership.base import MembershipAttack, adaptations
+from fedsiege.countermeasures import shifted_elsewhere, tail_of
 from fedsiege.data.candidates import MEMBERS, Candidates
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment, Paper
@@ -17,7 +19,7 @@ from fedsiege.experiment.train import Notes
 from fedsiege.federation.rounds import State
 from fedsiege.metrics import Audit, audit, null_test, over_targets
 from fedsiege.metrics.null import SIDE
-from fedsiege.records import Counters
+from fedsiege.records import Counters, Ids
 from fedsiege.registry import name_of
 from fedsiege.trace import Trace
 from fedsiege.view import SINGLE_UPDATES, View
@@ -26,8 +28,15 @@ KINDS = ("all", "ifl", "ofl")
 CURVE_FPR = 0.001
 
 
-def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
-    """One attack's figures: against each kind of non-members, for each target, pooled, worst, and any client."""
+def attack_rows(planned: Planned, scored: list[Scored], owned: Sequence[Ids] = ()) -> list[dict[str, Any]]:
+    """One attack's figures: against each kind of non-members, for each target, pooled, worst, and any client.
+
+    Args:
+        planned: the attack.
+        scored: the scores of all attacks.
+        owned: each client's training examples [K]; without them there are no figures of coalitions as one.
+
+    """
     own = [one for one in scored if one.label == planned.label]
     most = max(one.rounds for one in own)
     about = {
@@ -35,6 +44,7 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
         "attack": planned.label,
         "title": planned.attack.heading,
         "adapted": planned.attack.adapted,
+        "upper_bound": planned.attack.truth_wanted,
         "vantage": planned.vantage,
     }
     rows: list[dict[str, Any]] = []
@@ -60,12 +70,28 @@ def attack_rows(planned: Planned, scored: list[Scored]) -> list[dict[str, Any]]:
                 **found.targets[found.worst].as_dict(),
             }
         )
+    null = any(str(group).startswith("pseudo") for group in own[0].audit.groups)
+    # A null test asks nothing that has a true answer. An attack that is told the truth, target by target, makes
+    # scores that are of one target each, and cannot be ranked together.
+    if not null and not planned.attack.truth_wanted:
+        rows += [{**about, "rounds_used": most, **found} for found in of_several(planned, own, owned)]
+    return rows
+
+
+def of_several(planned: Planned, own: list[Scored], owned: Sequence[Ids]) -> list[dict[str, Any]]:
+    """Figures of an adversary that cannot tell some clients apart: whether data is anybody's, or a coalition's."""
+    rows: list[dict[str, Any]] = []
     if planned.vantage not in SINGLE_UPDATES:
         anyone = any_client(own)
-        null = any(str(group).startswith("pseudo") for group in own[0].audit.groups)
-        if all(map(len, anyone)) and not null:  # a null test asks nothing that has a true answer
-            figures = audit(*anyone).as_dict()
-            rows.append({**about, "rounds_used": most, "target": "any", "against": "ofl", **figures})
+        if all(map(len, anyone)):
+            rows.append({"target": "any", "against": "ofl", **audit(*anyone).as_dict()})
+    for kind in KINDS if owned else ():
+        found = [in_coalition(own, members, owned, kind) for members in planned.coalitions]
+        units = [(pair, ids) for pair, ids in found if all(map(len, pair))]
+        if units:
+            different = len(np.unique(np.concatenate([ids for _, ids in units])))
+            figures = over_targets([pair for pair, _ in units], distinct=different)
+            rows.append({"target": "coalition", "against": kind, **figures.as_dict()})
     return rows
 
 
@@ -83,6 +109,30 @@ def any_client(scored: list[Scored]) -> Pair:
     owned = np.array([owner for owner, _ in seen.values()], dtype=bool)
     values = np.array([value for _, value in seen.values()])
     return values[owned], values[~owned]
+
+
+def in_coalition(
+    scored: list[Scored], members: frozenset[int], owned: Sequence[Ids], kind: str
+) -> tuple[Pair, Ids]:
+    """Scores of a coalition's examples and of all others, each example once, and the ids of the latter.
+
+    To a server that sees the coalition as one client, whose of its members an example is makes no difference: the
+    examples that its audited members were asked about are its own if any member trains on them. Members that took
+    part in unlike rounds may score an example differently; its score is then their mean.
+    """
+    found: dict[str, list[float]] = {}
+    outside: set[str] = set()
+    for one in scored:
+        if one.audit.target in members:
+            for identity, group, value in zip(one.audit.ids.tolist(), one.audit.groups, one.values, strict=True):
+                found.setdefault(identity, []).append(float(value))
+                outside |= {identity} if str(group).endswith("ofl") else set()
+    ids: Ids = np.array(list(found), dtype=np.str_)
+    values = np.array([np.mean(values) for values in found.values()], dtype=np.float64)
+    inside = np.isin(ids, np.concatenate([owned[member] for member in sorted(members)]))
+    nobodys = np.isin(ids, sorted(outside))
+    others = {"all": ~inside, "ifl": ~inside & ~nobodys, "ofl": ~inside & nobodys}[kind]
+    return (values[inside], values[others]), ids[others]
 
 
 def null_rows(attacks: list[Planned], scored: list[Scored]) -> list[dict[str, Any]]:
@@ -174,6 +224,55 @@ def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict
     ]
 
 
+def told_updates(attacks: Sequence[Planned]) -> dict[str, list[str]]:
+    """What the server made of the uploads before it looked, and the labels of the attacks that look at it."""
+    found: dict[str, list[str]] = {}
+    for planned in attacks:
+        if name := adaptations(planned.attack).get("updates"):
+            found.setdefault(name, []).append(planned.label)
+    return found
+
+
+def countermeasures(prepared: Prepared, trace: Trace) -> list[dict[str, Any]]:
+    """What each countermeasure did: of how many recorded uploads it changed how many, and what it took off these.
+
+    The latter is the root mean square over the entries that it changed, and over the uploads.
+    """
+    found = []
+    for name in told_updates(prepared.attacks):
+        told = trace.variant(name)
+        there = [told.taken_off(t)[told.present(t)] for t in range(len(told.rounds)) if told.present(t).any()]
+        off = np.concatenate([np.zeros(0), *there])
+        changed = off[off > 0]
+        counters: Counters = {"uploads": float(len(off)), "changed": float(len(changed))}
+        if len(changed):
+            counters["taken_off_rms"] = float(np.sqrt(np.mean(changed**2)))
+        about = {"name": name, "kind": "countermeasure", "label": f"updates: {name}"}
+        found.append({**about, "acted": len(changed) > 0, "counters": counters})
+    return found
+
+
+def doubts(prepared: Prepared, done: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of the countermeasures: which did nothing, and which looked at the wrong place."""
+    told = told_updates(prepared.attacks)
+    found = [
+        f"updates: {one['name']} changed none of {one['counters']['uploads']:.0f} recorded uploads: what "
+        f"{', '.join(told[one['name']])} found is what the same attack finds in the uploads as they were sent."
+        for one in done
+        if not one["acted"]
+    ]
+    layout, tail = (
+        prepared.task.layout,
+        tail_of(prepared.experiment.trace.tail, prepared.defences, prepared.task.layout),
+    )
+    elsewhere = shifted_elsewhere(tail, prepared.defences, layout) if "denoised" in told else {}
+    return found + [
+        f"updates: denoised takes one number off the last {tail:,} trained parameters, and the noise of {label} "
+        f"falls on the last {size:,}: a part of its noise is left, or put on parameters that had none."
+        for label, size in elsewhere.items()
+    ]
+
+
 def privacy(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[str, Any]]:
     """The differential-privacy guarantees that the run's defences spent."""
     return [
@@ -227,7 +326,10 @@ def assemble(
 ) -> dict[str, Any]:
     """result.json, but for cost and provenance."""
     e = prepared.experiment
-    rows = [row for planned in prepared.attacks for row in attack_rows(planned, scored)]
+    frozen = e.candidates.compat == "none"  # else a non-member is another example in every round
+    owned = [prepared.data.train.ids[shard] for shard in prepared.shards] if frozen else []
+    rows = [row for planned in prepared.attacks for row in attack_rows(planned, scored, owned)]
+    countered = countermeasures(prepared, trace)
     return {
         "schema": 1,
         "experiment": {
@@ -242,12 +344,13 @@ def assemble(
         "data": data_part(prepared),
         "attacks": rows,
         "null_test": null_rows(prepared.attacks, scored) if e.candidates.null else None,
-        "components": components(prepared, {**notes.counters, **counters}),
+        "components": [*components(prepared, {**notes.counters, **counters}), *countered],
         "privacy": privacy(prepared, notes.counters),
         "coalitions": coalitions(prepared, trace),
         "paper": paper_rows(e.paper, rows, e) if e.paper else None,
         "warnings": [
             *cautions(prepared, notes.counters),
+            *doubts(prepared, countered),
             *upper_bounds(prepared),
             *left_out(prepared, scored),
             *warnings_of(rows, e),
@@ -320,21 +423,37 @@ def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, An
         hidden.append("Other clients' updates: only the change of the global model is visible.")
     sees.append("The candidate examples with their labels, the same for every client, round and attack.")
     if any(planned.attack.shadows_wanted or planned.attack.population_wanted for planned in attacks):
+        insider = any(adaptations(planned.attack).get("updates") == "insider" for planned in attacks)
+        known = ", but for the noise that an insider tells" * insider
         sees.append(
             "Examples of its own, no client's and no candidates, and what federations trained on them by the same "
-            "configuration do; the randomness of the attacked federation and of its defences stays unknown."
+            f"configuration do; the randomness of the attacked federation and of its defences stays unknown{known}."
         )
-    sees += [
-        f"For {planned.label} alone: which candidates are members, of one half of each target's."
-        for planned in attacks
-        if planned.attack.truth_wanted
-    ]
+    sees += [f"For {planned.label} alone: {what}." for planned in attacks for what in told_to(planned.attack)]
     return {
         "adversary": adversary,
         "sees": sees,
         "does_not_see": hidden,
         "secure_aggregation": experiment.secure_aggregation,
     }
+
+
+def told_to(attack: MembershipAttack) -> list[str]:
+    """What an attack knows that its vantage does not show, in words."""
+    told = adaptations(attack)
+    updates, found = told.get("updates"), list[str]()
+    if updates == "denoised" or told.get("coordinates") == "front":
+        found.append("how many of the last parameters may carry noise")
+    if updates == "coalition":
+        found.append("which clients are in a coalition together")
+    if updates == "insider":
+        found.append(
+            "what one member of each coalition with a plan in common knows: who the members are, and every "
+            "member's noise in every round"
+        )
+    if attack.truth_wanted:
+        found.append("which candidates are members, of one half of each target's")
+    return found
 
 
 def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:

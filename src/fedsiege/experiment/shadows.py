@@ -5,15 +5,18 @@ the same model, training, rounds and defences, data of the adversary's own, and 
 in a folder named by a hash of everything that decides its bytes, for every run that needs the same.
 """
 
+import errno
 import fcntl
 import functools
 import hashlib
 import inspect
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +41,36 @@ from fedsiege.experiment.prepare import (
     with_circles,
 )
 from fedsiege.experiment.progress import Bars
-from fedsiege.experiment.train import products_of, train_and_record
-from fedsiege.files import write_json
+from fedsiege.experiment.train import products_of, recorder_of, train_and_record
+from fedsiege.federation import checkpoint
+from fedsiege.files import described, write_json
 from fedsiege.models.base import maker
 from fedsiege.records import Examples
 from fedsiege.registry import build
-from fedsiege.trace import Trace, recorded_in
+from fedsiege.trace import Trace, path_of
 from fedsiege.view import SINGLE_UPDATES, Known, Labels, Shadow
 
 DONE = "shadow.json"
 """Written last: a folder without it is not finished."""
 
-LATER = ("attacks/membership", "metrics", "report")
+FILES = "files"
+"""What `DONE` has the size and the SHA-256 of each file of the evidence under."""
+
+LATER = ("attacks/membership", "attacks/coalitions", "metrics", "report")
 """Rooms whose code works on what a shadow federation left."""
 
 IDLE = {
     *("name", "title", "description", "paper", "profile", "profiles", "changed", "out", "attacks", "shadows"),
     *("targets", "candidates", "data", "device", "threads", "evaluate_every", "checkpoint_every"),
+    *("partition", "model", "aggregator", "defences", "coalition"),
 }
 """Fields of a config that decide nothing about a shadow federation's bytes, or whose effect is hashed itself."""
 
+REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""What the system answers where a folder cannot be written to, or is none."""
 
 ENOUGH = 0.99
 """With less than this share of the attacked federation's examples a client, a shadow federation is called small."""
@@ -81,12 +94,32 @@ class Shadowed:
 
     @property
     def finished(self) -> bool:
-        """Whether it is trained, and nothing of its evidence has gone since."""
+        """Whether it is trained, and nothing of its evidence has gone or was cut short since."""
+        noted = self._noted
         try:
-            done = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            there = _sizes(self.folder)
+        except OSError:  # another process is mending it
             return False
-        return bool(done["rounds"] == list(recorded_in(self.folder / TRACE)))
+        return bool(noted) and there == {name: size for name, (size, _) in noted.items()}
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is finished and every byte of its evidence is as it was written: all of it is read."""
+        try:
+            return self.finished and all(
+                _checksum(self.folder / name) == digest for name, (_, digest) in self._noted.items()
+            )
+        except OSError:
+            return False
+
+    @property
+    def _noted(self) -> dict[str, list[Any]]:
+        """The size and the checksum of each file of its evidence by name; none unless it was trained to its end."""
+        try:
+            noted = json.loads((self.folder / DONE).read_text(encoding="utf-8"))[FILES]
+            return {name: [int(size), str(digest)] for name, (size, digest) in noted.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
 
     def shown(self, updates: str = "sent") -> Shadow:
         """It, as an attack sees it that is told so much of what a defence did to `updates`."""
@@ -122,15 +155,19 @@ class Shadows:
     def train(self, bars: Bars) -> int:
         """Train those that are missing, each from where it was left, and return how many.
 
-        One that another process trains is waited for.
+        One that another process trains is waited for. Evidence that has gone, was cut short or altered counts as
+        missing. InputError where it cannot be written anew.
         """
         trained = 0
         for one in self.runs:
-            if one.finished and not (one.folder / CHECKPOINT).exists():
+            if one.sound and not (one.folder / CHECKPOINT).exists():
                 continue
-            one.folder.mkdir(parents=True, exist_ok=True)
-            with bars.part(f"shadow {one.number + 1} of {len(self.runs)}") as own, _held(one.folder, own):
-                if not one.finished:
+            with (
+                bars.part(f"shadow {one.number + 1} of {len(self.runs)}") as own,
+                _writing(one.folder),
+                _held(one.folder, own),
+            ):
+                if not one.sound:
                     _train(one, own)
                     trained += 1
                 # No models are kept: not by whoever was interrupted between its last two steps either.
@@ -183,16 +220,14 @@ def plan_shadows(prepared: Prepared) -> Shadows:
         except InputError as error:
             raise InputError(f"shadows: the adversary's own federation is refused: {error}") from None
         runs.append(_placed(shadow, prepared, number, ready))
-    found = Shadows(prepared, tuple(runs), len(auxiliary.pool.train), auxiliary.clients)
-    if not all(one.finished for one in runs):
-        place = cache_of(prepared.experiment)
-        try:
+    for one in runs:
+        if one.finished and not (one.folder / CHECKPOINT).exists():
+            continue
+        place = one.folder if one.folder.exists() else one.folder.parent
+        with _writing(place):
             place.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise InputError(
-                f"shadows.cache: got {place}; expected a folder that can be written to ({error.strerror})"
-            ) from None
-    return found
+            tempfile.TemporaryFile(dir=place).close()
+    return Shadows(prepared, tuple(runs), len(auxiliary.pool.train), auxiliary.clients)
 
 
 def shadow_of(prepared: Prepared, auxiliary: Auxiliary, number: int) -> Prepared:
@@ -296,10 +331,11 @@ def _about(shadow: Prepared) -> dict[str, Any]:
     device, data = shadow.task.device, shadow.data
     reserved = None if shadow.validation is None else shadow.validation.ids.tolist()
     owned = [data.train.ids[rows].tolist() for rows in shadow.shards]
-    parts = [shadow.aggregator, *(one.defence for one in shadow.defences)]
+    parts: list[object] = [shadow.aggregator, *(one.defence for one in shadow.defences)]
     parts += [build("partition", shadow.experiment.partition, "partition"), maker(shadow.experiment.model)]
     return {
         "config": shadow.experiment.model_dump(mode="json", exclude=IDLE),
+        "components": [_spelt(part) for part in parts],
         "data": shadow.fingerprint,
         "scaled": [list(data.mean), list(data.std)],
         "examples": _digest([owned, data.heldout.ids.tolist(), reserved]),
@@ -307,10 +343,19 @@ def _about(shadow: Prepared) -> dict[str, Any]:
         "recordings": sorted(recordings([planned.attack for planned in shadow.attacks])),
         "products": sorted(products_of(shadow)),
         "code": [_code(), *sorted({found for part in parts if (found := _own_code(part))})],
-        "torch": str(torch.__version__),
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def _spelt(part: object) -> list[Any]:
+    """A component's name and all its fields, however a config had them: as a name, or with defaults written out."""
+    if isinstance(part, functools.partial):  # a user's own function, with the fields that were given
+        return [f"{part.func.__module__}:{part.func.__qualname__}", part.keywords]
+    made = getattr(part, "__self__", part)  # of a registered model there is the method that builds it
+    set_to = {one.name: repr(getattr(made, one.name)) for one in fields(made)}  # type: ignore[arg-type]
+    return [f"{type(made).__module__}:{type(made).__qualname__}", set_to]
 
 
 def _digest(content: object) -> str:
@@ -343,17 +388,62 @@ def _own_code(part: object) -> str | None:
 
 
 def _train(one: Shadowed, bars: Bars) -> None:
-    """Train a shadow federation from where it was left to its end."""
+    """Train a shadow federation from where it was left to its end, or anew where its evidence is not whole."""
+    shadow = one.ready()
+    if not _goes_on(shadow, one.folder):
+        for name in (DONE, CHECKPOINT):
+            (one.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(one.folder / TRACE, ignore_errors=True)
     try:
-        train_and_record(one.ready(), one.folder, bars)
+        train_and_record(shadow, one.folder, bars)
     except TrainingDivergedError as error:
         raise TrainingDivergedError(f"shadow federation {one.number + 1}: {error}") from None
-    write_json(one.folder / DONE, {**one.about, "rounds": list(recorded_in(one.folder / TRACE))})
+    noted = {name: [size, _checksum(one.folder / name)] for name, size in _sizes(one.folder).items()}
+    write_json(one.folder / DONE, {**one.about, FILES: noted})
+
+
+def _goes_on(shadow: Prepared, folder: Path) -> bool:
+    """Whether there is a checkpoint, and whole evidence of every round before it."""
+    trace = folder / TRACE
+    variants = [trace / name for name in recorder_of(shadow, trace).countermeasures]
+    try:
+        reached = checkpoint.read(folder / CHECKPOINT).state.number
+        for number in filter(shadow.experiment.recorded, range(1, reached + 1)):
+            for place in (trace, *variants):
+                described(path_of(place, number))
+    except InputError:
+        return False
+    return True
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of every file of a shadow federation's evidence, by its place in the folder."""
+    files = sorted(path for path in (folder / TRACE).rglob("[!.]*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Say of which folder it was refused; a full disk is no matter of the config and stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise InputError(
+            f"shadows.cache: got {place}; expected a folder that can be written to ({error.strerror})"
+        ) from None
 
 
 @contextmanager
 def _held(folder: Path, bars: Bars) -> Iterator[None]:
     """Hold a shadow federation's folder for one process; another one's is waited for."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

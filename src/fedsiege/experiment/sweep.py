@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import yaml
 from rich.console import Console
@@ -21,10 +21,14 @@ from fedsiege.experiment.grid import Cell, Grid
 from fedsiege.experiment.pool import Event, LocalPool, Started, cores
 from fedsiege.experiment.prepare import Shelf, check, prepare
 from fedsiege.experiment.published import Beside
+from fedsiege.experiment.run import torch_threads
+from fedsiege.experiment.shadows import plan_shadows
 from fedsiege.experiment.sharing import Bundle, bundles
 from fedsiege.files import write_bytes
 from fedsiege.report import grid as report
 from fedsiege.report.grid import SweepResult
+
+T = TypeVar("T")
 
 GRID = run_folder.GRID
 CELLS = "cells"
@@ -79,25 +83,50 @@ def sweep(
     console = Console(stderr=True) if progress else None
     _check(place, made, resume)
     with console.status("checking every cell") if console else nullcontext():
-        _try_all(where, [cell for cell in cells if not run_folder.finished(place / cell.folder)])
+        unfinished = [cell for cell in cells if not run_folder.finished(place / cell.folder)]
+        shadows = _try_all(where, unfinished, _threads(engine, jobs))
+    if console and shadows:
+        console.print(_announced(shadows), markup=False, highlight=False, soft_wrap=True)
     with opened(place, made, resume):
         _carry_out(place, made, cells, pool, console, Beside.of(made, where, cells))
         report.write(place)
     return SweepResult.read(place)
 
 
-def _try_all(where: str, cells: list[Cell]) -> None:
-    """Prepare a run of every cell, its data included, so that what cannot run is refused before the first one."""
-    shelf, tried = Shelf(), set[str]()
+def _try_all(where: str, cells: list[Cell], threads: int) -> dict[Path, bool]:
+    """Prepare a run of every cell, its data included, so that what cannot run is refused before the first one.
+
+    Returns the folders of the shadow federations that the cells want, and whether each is cached. They are another
+    for each seed, so cells that want some are prepared with all of theirs; and others for other `threads` of torch,
+    which are those of a worker whose cell does not say.
+    """
+    shelf, wants, found = Shelf(), dict[str, bool](), dict[Path, bool]()
+
+    def planned(experiment: Experiment) -> dict[Path, bool]:
+        with torch_threads(experiment.threads or threads):
+            return {one.folder: one.finished for one in plan_shadows(prepare(experiment, shelf)).runs}
+
     for cell in cells:
-        if cell.name not in tried:
-            tried.add(cell.name)
-            _on_its_own(where, cell, lambda experiment: prepare(experiment, shelf))
+        if wants.get(cell.name, True):
+            shadows = _on_its_own(where, cell, planned)
+            wants[cell.name] = bool(shadows)
+            found |= shadows
+    return found
 
 
-def _on_its_own(where: str, cell: Cell, check: Callable[[Experiment], object]) -> None:
+def _announced(shadows: Mapping[Path, bool]) -> str:
+    """What the shadow federations of all cells will cost, in a sentence."""
+    count, cached = len(shadows), sum(shadows.values())
+    places = ", ".join(sorted({str(folder.parent) for folder in shadows}))
+    return (
+        f"The cells want {count} shadow federation{'' if count == 1 else 's'} in all: {cached} cached, "
+        f"{count - cached} to train; kept in {places}"
+    )
+
+
+def _on_its_own(where: str, cell: Cell, check: Callable[[Experiment], T]) -> T:
     try:
-        check(cell.experiment)
+        return check(cell.experiment)
     except InputError as error:
         raise type(error)(f"{where}: cell {cell.name!r}: {error}") from None
 
@@ -108,7 +137,7 @@ def _pool(engine: str, jobs: int | None, place: Path) -> Pool:
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs: got {jobs}; expected 1 or more")
     if engine == "local":
-        return LocalPool(jobs or 1, max(1, cores() // (jobs or 1)), place / LOG)
+        return LocalPool(jobs or 1, _threads(engine, jobs), place / LOG)
     if jobs is not None:
         raise InputError(f"jobs: got {jobs}; expected none with engine ray: the cluster's size decides")
     if importlib.util.find_spec("ray") is None:
@@ -116,6 +145,11 @@ def _pool(engine: str, jobs: int | None, place: Path) -> Pool:
     from fedsiege.experiment.ray_pool import RayPool
 
     return RayPool(place / LOG)
+
+
+def _threads(engine: str, jobs: int | None) -> int:
+    """Threads of torch in a worker whose cell does not say how many."""
+    return 1 if engine == "ray" else max(1, cores() // (jobs or 1))
 
 
 def _carry_out(

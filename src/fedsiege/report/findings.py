@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from fedsiege.report.finished import Finished, Row, Where
+from fedsiege.report.finished import Finished, Row, Where, attacks_of
 from fedsiege.report.schema import Guarantee, Measured, Published, Rate
 from fedsiege.report.words import (
     SPACE,
@@ -34,6 +34,7 @@ WHERE = {
     "mean": "mean over clients",
     "worst": "the client that leaks most",
     "any": "member of any client",
+    "coalition": "in the data of a coalition, taken for one client",
 }
 UNITS = {"example": "for each single example", "client": "for each client’s data as a whole"}
 AGAINST_WHOM = {
@@ -89,8 +90,9 @@ def members(run: Finished, number: int) -> str:
     return count(number, "pseudo-member" if run.report.null_test else "member")
 
 
-def basis(run: Finished, row: Row) -> str:
-    """What a table's figures are measured on: 400 members and 1,000 non-members."""
+def basis(run: Finished, rows: Sequence[Row]) -> str:
+    """What a table's figures are measured on: 400 members and 1,000 non-members; upper bounds on half of them."""
+    row = (attacks_of(rows) or rows)[0]
     different = f" ({row.n_distinct:,} different ones)" if row.n_distinct < row.n_nonmembers else ""
     return f"{members(run, row.n_members)} and {count(row.n_nonmembers, 'non-member')}{different}"
 
@@ -99,10 +101,11 @@ def finding(run: Finished) -> Finding:
     """The headline: which attack finds how many members at the headline FPR, compared with guessing."""
     if run.report.null_test:
         return _null_finding(run)
-    rows = run.rows()
-    best = run.best(rows)
+    every = run.rows()
+    rows, best = attacks_of(every), run.best(every)
     if best is None:
-        return Finding("No attack was measured in this run.", (), None)
+        bounds = ", only an upper bound on what attacks can find" * bool(every)
+        return Finding(f"No attack was measured in this run{bounds}.", (), None)
     return _leak(run, best) if _above_guessing(best, run.headline_fpr) else _no_leak(run, best, rows)
 
 
@@ -277,8 +280,14 @@ def bound(one: Guarantee, fpr: str = BOUND_AT) -> str:
 
 
 def _question(run: Finished, rows: list[Row]) -> str:
-    first = rows[0]
-    others = {row.against: row.n_nonmembers for kind in ("ifl", "ofl") for row in run.rows(against=kind)[:1]}
+    attacks = attacks_of(rows)
+    first = (attacks or rows)[0]
+    others = {
+        row.against: row.n_nonmembers
+        for kind in ("ifl", "ofl")
+        for row in run.rows(against=kind)
+        if row.attack == first.attack
+    }
     parts = [
         f"{others[kind]:,}{SPACE}{words}"
         for kind, words in (("ifl", "of other clients"), ("ofl", "that nobody trained on"))
@@ -286,8 +295,10 @@ def _question(run: Finished, rows: list[Row]) -> str:
     ]
     mixed = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     who = count(len(run.targets), "audited client") if run.targets else "the audited clients"
+    scored = [count(len(attacks), "attack")] if attacks else []
+    scored += [count(len(rows) - len(attacks), "upper bound")] if len(attacks) < len(rows) else []
     return (
-        f"{count(len(rows), 'attack')} then scored {members(run, first.n_members)} of {who} and "
+        f"{listed(scored)} then scored {members(run, first.n_members)} of {who} and "
         f"{count(first.n_nonmembers, 'non-member')}{mixed}; how well do the scores tell them apart?"
     )
 

@@ -1,6 +1,7 @@
 """A finished run, read from its folder: the figures by attack, target and kind of non-members."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any, Literal, Self
 from fedsiege.report.schema import SCHEMA, Curve, CurvesFile, Entry, Measured, Rate, ResultFile, RoundCurve
 from fedsiege.report.typed import read_finished, read_json, typed
 
-Where = int | Literal["pooled", "mean", "worst", "any"]
-"""Whose figures: one client's, all pooled, their mean, the client that leaks most, any client's members."""
+Where = int | Literal["pooled", "mean", "worst", "any", "coalition"]
+"""Whose figures: one client's, all pooled, their mean, the client that leaks most, any client's, a coalition's."""
 
 HEADLINE_FPR = "0.001"
+BOUND = "Upper bound: "
+"""How the name of what is no attack, but a bound on what attacks can find, begins."""
 EVERY_AGAINST = ("all", "ifl", "ofl")
+GROUPS: tuple[Where, ...] = ("any", "coalition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Row:
     n_distinct: int
     auc: Measured
     rates: dict[str, Rate]
+    upper_bound: bool = False
 
     def rate(self, fpr: str) -> Rate:
         """The TPR at this FPR; all null where it was not measured."""
@@ -69,12 +74,16 @@ class Finished:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Attack label -> what people read: its title, with the label where two attacks share a title."""
+        """Attack label -> what people read: its title, with the label where two attacks share a title.
+
+        An upper bound is called one, wherever it is named.
+        """
         sources: list[Entry | Curve | RoundCurve] = [*self.curves.rounds, *self.curves.roc, *self.report.attacks]
         titles = {one.attack: one.title for one in sources}
         shared = Counter(titles.values())
         named = {a: t if shared[t] == 1 else f"{t} · {a}" for a, t in titles.items()}
-        return {label: named.get(label, label) for label in self.styles}
+        bounds = {one.attack for one in self.report.attacks if one.upper_bound}
+        return {label: BOUND * (label in bounds) + named.get(label, label) for label in self.styles}
 
     @cached_property
     def targets(self) -> list[int]:
@@ -99,7 +108,7 @@ class Finished:
 
     @cached_property
     def wheres(self) -> list[Where]:
-        """Whose figures there are, the default first: pooled, mean, worst, any; a lone target's own otherwise."""
+        """Whose figures there are, the default first: pooled, mean, worst, any, coalition; else a lone target's."""
         present = {one.target for one in self.report.attacks}
         found: list[Where] = []
         if "pooled" in present:
@@ -108,8 +117,7 @@ class Finished:
             found.append("mean")
         if "worst" in present and len(self.targets) > 1:
             found.append("worst")
-        if "any" in present:
-            found.append("any")
+        found += [where for where in GROUPS if where in present]
         return found or list(self.targets[:1])
 
     def rows(self, target: Where | None = None, against: str = "all") -> list[Row]:
@@ -120,8 +128,11 @@ class Finished:
         return [self._row(one, where) for one in found if where != "mean" or one.mean_over_targets]
 
     def best(self, rows: list[Row]) -> Row | None:
-        """The attack that finds most at the headline FPR, then by AUC, first of equals; None if none has any."""
-        known = [row for row in rows if row.rate(self.headline_fpr).value is not None]
+        """The attack that finds most at the headline FPR, then by AUC, first of equals; None if none has any.
+
+        An upper bound is no attack, and never the best.
+        """
+        known = [row for row in attacks_of(rows) if row.rate(self.headline_fpr).value is not None]
         return max(known, key=lambda row: (row.rate(self.headline_fpr).value, row.auc.value or 0.0), default=None)
 
     @cached_property
@@ -149,4 +160,10 @@ class Finished:
             n_distinct=entry.n_distinct_nonmembers or entry.n_nonmembers,
             auc=auc,
             rates=rates,
+            upper_bound=entry.upper_bound,
         )
+
+
+def attacks_of(rows: Sequence[Row]) -> list[Row]:
+    """The rows of attacks that their adversary could make: those of upper bounds are left out."""
+    return [row for row in rows if not row.upper_bound]

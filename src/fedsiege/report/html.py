@@ -47,6 +47,10 @@ GLOSSARY = {
     "choice of candidates (for the AUC of several clients also the choice of clients), not another training run.",
     "Pooled, mean, worst": "All audited clients’ scores taken as one set with one threshold; the plain mean of the "
     "clients’ own figures; the client that leaks most.",
+    "Any, coalition": "Where an adversary cannot tell clients apart: was the example in anybody’s data, or in that "
+    "of a coalition, which is taken for one client.",
+    "Upper bound": "No attack, for it is told the truth about half of the candidates and judged on the rest. It "
+    "bounds what attacks of its kind can find, and is never the best of them.",
 }
 
 

@@ -13,7 +13,7 @@ SCHEMA = 1
 Against = Literal["all", "ifl", "ofl"]
 T = TypeVar("T")
 Points = Annotated[list[T], Field(min_length=1)]
-Target = int | Literal["pooled", "worst", "any"]
+Target = int | Literal["pooled", "worst", "any", "coalition"]
 
 
 class _Record(BaseModel):
@@ -51,6 +51,8 @@ class Entry(_Record):
     title: str
     adapted: bool = False
     """Whether the attack was told of a defence."""
+    upper_bound: bool = False
+    """Whether the attack was told the truth about candidates: then it bounds what attacks can find, and is none."""
     vantage: str | None = None
     rounds_used: int | None = None
     target: Target

@@ -99,6 +99,7 @@ def _record(run: Finished, row: Row) -> dict[str, object]:
     record: dict[str, object] = {
         "attack": row.attack,
         "title": row.name,
+        "upper_bound": row.upper_bound,
         "target": row.target,
         "worst_target": row.worst_target if row.target == "worst" else None,
         "against": row.against,
@@ -121,7 +122,7 @@ def _caption(run: Finished, rows: Sequence[Row]) -> str:
     title = escape(run.report.experiment.title)
     if not rows:
         return f"{title}: no attack was measured."
-    return f"{title}: membership inference on {escape(basis(run, rows[0]))}, with 95\\,\\% intervals."
+    return f"{title}: membership inference on {escape(basis(run, rows))}, with 95\\,\\% intervals."
 
 
 def _block(run: Finished, rows: Sequence[Row]) -> str:

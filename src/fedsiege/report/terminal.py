@@ -48,7 +48,7 @@ def figures_table(run: Finished, width: int = 80) -> Table:
     """Attacks by AUC and TPR at each FPR, intervals beside or below; the best attack in bold."""
     rows = run.rows()
     best = run.best(rows)
-    title = f"{where_name(run, run.wheres[0])}, against {AGAINST['all']}: {basis(run, rows[0])}"
+    title = f"{where_name(run, run.wheres[0])}, against {AGAINST['all']}: {basis(run, rows)}"
     table = Table(
         title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from turns import examples_of, flat_task, turn_of, update_of
 
-from fedsiege.defences.client.base import Ground
+from fedsiege.defences.client.base import Ground, posted
 from fedsiege.defences.client.dp_fedavg import DPFedAvg, masking
 from fedsiege.defences.client.perturb import Perturb
 from fedsiege.defences.client.relaxloss import RelaxLoss
+from fedsiege.defences.coalition.base import seated
 from fedsiege.defences.coalition.cofedmid import CoFedMID
 from fedsiege.defences.privacy import gaussian_epsilon
 from fedsiege.errors import InputError
@@ -193,10 +194,15 @@ def test_a_coalition_behind_it_is_no_conflict_and_one_with_a_guarantee_is() -> N
     class Sworn(CoFedMID):
         private: ClassVar[bool] = True
 
-    DPFedAvg().check(ground_of((10, 10, 10), later=[CoFedMID()]))
-    DPFedAvg().check(ground_of((10, 10, 10), later=[Sworn()], using=[2]))
-    with pytest.raises(InputError, match=r"^clients: dp_fedavg and .* each give a client differential privacy"):
-        DPFedAvg().check(ground_of((10, 10, 10), later=[Sworn()]))
+    everybody, last = posted([DPFedAvg()], 3), posted([DPFedAvg(clients=2)], 3)
+    assert len(seated([CoFedMID()], 3, ["coalition"], everybody)) == 1
+    assert len(seated([Sworn()], 3, ["coalition"], last)) == 1
+    assert (
+        len(seated([Sworn(assignment="none", compensation="none", perturbation="none")], 3, ["c"], everybody)) == 1
+    )
+    words = r"^defences\.0\.clients: dp_fedavg and .* each give a client differential privacy"
+    with pytest.raises(InputError, match=words):
+        seated([Sworn()], 3, ["coalition"], everybody)
 
 
 def test_clipping_uploads_alone_bounds_nothing_and_no_rounds_spend_nothing() -> None:

@@ -228,6 +228,7 @@ def check_plan(
     clients: int,
     coalitions: Sequence[Collection[int]] | None = None,
     tail: bool = False,
+    insiders: bool = True,
 ) -> None:
     """Refuse, before a federation is trained, an attack that its record could not serve.
 
@@ -237,6 +238,7 @@ def check_plan(
         clients: clients of the federation.
         coalitions: the members of each of the run's; left out where the evidence is there already.
         tail: whether the run says where noise is looked for, coalition or not.
+        insiders: whether there is a coalition whose members know what the others do.
 
     Raises InputError naming the attack and what to change; ThreatModelError where a field tells the attack of what
     a defence did to single updates and its vantage does not show them.
@@ -249,7 +251,7 @@ def check_plan(
             f"see; set vantage to server, or {_untold(told)}"
         )
     if coalitions is not None:
-        _check_coalitions(attack, clients, coalitions, tail)
+        _check_coalitions(attack, clients, coalitions, tail, insiders)
     if clients < attack.min_clients:
         raise InputError(
             f"attack {name}: got {clients} clients; expected at least {attack.min_clients} "
@@ -266,7 +268,7 @@ def check_plan(
 
 
 def _check_coalitions(
-    attack: MembershipAttack, clients: int, coalitions: Sequence[Collection[int]], tail: bool
+    attack: MembershipAttack, clients: int, coalitions: Sequence[Collection[int]], tail: bool, insiders: bool
 ) -> None:
     """Refuse an attack that is told of a coalition, or of a tail, that the run does not have."""
     name, told = name_of(attack), adaptations(attack)
@@ -274,6 +276,12 @@ def _check_coalitions(
         raise InputError(
             f"attack {name}: updates: {told['updates']} is told of a coalition, and the run has none; "
             "expected a run with a coalition, or updates: sent"
+        )
+    if told.get("updates") == "insider" and not insiders:
+        raise InputError(
+            f"attack {name}: updates: insider is told what one member knows of the others, and in this run's "
+            "coalition every member acts alone and knows nothing of them; expected one whose members share a plan, "
+            "or updates: coalition, denoised or sent"
         )
     looks = {field: value for field, value in told.items() if value in ("denoised", "front")}
     if looks and not coalitions and not tail:

@@ -369,25 +369,13 @@ def posted(defences: Sequence[ClientDefence], clients: int) -> tuple[Posted, ...
         one = Posted(defence, label, using, nth)
         for other in made:
             if other.clients & using and not (is_neutral(defence) or is_neutral(other.defence)):
-                _refuse_together(one, other, f"defences.{place}")
+                refuse_together(one, other, f"defences.{place}")
         made.append(one)
     return tuple(made)
 
 
-def refuse_later(defence: ClientDefence, ground: Ground) -> None:
-    """InputError where a client's later defence, or its coalition, cannot combine with this one.
-
-    `posted` sees the defences of single clients only; a defence with a guarantee asks here for all behind it.
-    """
-    using = frozenset(ground.using)
-    one = Posted(defence, label_of(defence), using)
-    for later in ground.later:
-        theirs = later.users(len(ground.sizes), label_of(later))
-        if theirs & using and not is_neutral(later):
-            _refuse_together(one, Posted(later, label_of(later), theirs), "clients")
-
-
-def _refuse_together(one: Posted, other: Posted, where: str) -> None:
+def refuse_together(one: Posted, other: Posted, where: str) -> None:
+    """InputError, about the config field `where`, for two acting defences of one client that cannot combine."""
     both = f"{one.label} and {other.label}"
     here, there = one.defence, other.defence
     if here.replaces is not None and here.replaces == there.replaces:

@@ -15,7 +15,6 @@ from fedsiege.defences.client.base import (
     Turn,
     is_neutral,
     means,
-    refuse_later,
 )
 from fedsiege.defences.privacy import gaussian_epsilon, refuse_batch_statistics
 from fedsiege.records import Counters
@@ -62,8 +61,7 @@ class DPFedAvg(ClientDefence):
     """Who uses it: all, a client's number or a list of numbers."""
 
     def check(self, ground: Ground) -> None:
-        """Refuse models with float buffers, and a coalition of its clients with a guarantee of its own."""
-        refuse_later(self, ground)
+        """Refuse models with float buffers."""
         refuse_batch_statistics(ground.task, "dp_fedavg")
 
     def sigma(self, cohort: int) -> float:

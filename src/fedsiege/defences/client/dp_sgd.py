@@ -24,7 +24,6 @@ from fedsiege.defences.client.base import (
     Part,
     Turn,
     means,
-    refuse_later,
 )
 from fedsiege.defences.privacy import Accountant, Step, refuse_batch_statistics, sampled_gaussian_epsilon
 from fedsiege.errors import InputError
@@ -85,11 +84,7 @@ class DPSGD(ClientDefence):
     """Who uses it: all, a client's number or a list of numbers."""
 
     def check(self, ground: Ground) -> None:
-        """Refuse arithmetic and models for which single examples' gradients would be wrong or not to be had.
-
-        And a coalition of its clients in which an example changes what else is trained on.
-        """
-        refuse_later(self, ground)
+        """Refuse arithmetic and models for which single examples' gradients would be wrong or not to be had."""
         if find_spec("opacus") is None:
             raise InputError(
                 "name: got dp_sgd, which needs Opacus; expected it to be there: pip install fedsiege[dp]"

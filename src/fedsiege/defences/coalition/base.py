@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from fedsiege.defences.client.base import Circle as Circle
-from fedsiege.defences.client.base import ClientDefence, Ground, Posted, is_neutral
+from fedsiege.defences.client.base import ClientDefence, Ground, Posted, is_neutral, refuse_together
 from fedsiege.errors import InputError
 from fedsiege.records import Counters, Layout
 from fedsiege.registry import label_of, name_of
@@ -40,6 +40,11 @@ class Coalition(ClientDefence):
 
     members: Members
     """Each coalition has this field."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether its members act on one plan, so that each can tell what all of them do."""
+        return True
 
     def users(self, clients: int, where: str) -> frozenset[int]:
         """Its members; InputError as `members_of` has it."""
@@ -113,8 +118,10 @@ def members_of(coalition: Coalition, clients: int, where: str) -> frozenset[int]
     return frozenset(numbers)
 
 
-def seated(coalitions: Sequence[Coalition], clients: int, places: Sequence[str]) -> tuple[Posted, ...]:
-    """The coalitions of a run, still without a circle; InputError for a client in two of them.
+def seated(
+    coalitions: Sequence[Coalition], clients: int, places: Sequence[str], before: Sequence[Posted] = ()
+) -> tuple[Posted, ...]:
+    """The coalitions of a run, still without a circle; InputError for a client in two, or for what cannot combine.
 
     One at its neutral setting counts as none: it may share clients, and does not move the streams of the others.
 
@@ -122,6 +129,7 @@ def seated(coalitions: Sequence[Coalition], clients: int, places: Sequence[str])
         coalitions: they act behind all other defences of their members.
         clients: K, all clients of the federation.
         places: the config field of each, for the message.
+        before: the defences of single clients, in their order.
 
     """
     made: list[Posted] = []
@@ -134,7 +142,11 @@ def seated(coalitions: Sequence[Coalition], clients: int, places: Sequence[str])
         if any(label == other.label for other in made):
             raise InputError(f"{where}: {label} is listed twice; expected different coalitions or fields")
         nth = sum(name_of(one.defence) == name_of(coalition) and not is_neutral(one.defence) for one in made)
-        made.append(Posted(coalition, label, members, nth))
+        one = Posted(coalition, label, members, nth)
+        for place, other in enumerate(before):
+            if other.clients & members and not (is_neutral(coalition) or is_neutral(other.defence)):
+                refuse_together(other, one, f"defences.{place}.clients")
+        made.append(one)
     return tuple(made)
 
 

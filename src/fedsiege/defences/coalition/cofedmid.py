@@ -131,6 +131,11 @@ class CoFedMID(Coalition):
     """Share of the trained parameters, the last ones, that get noise."""
 
     @property
+    def shares(self) -> bool:
+        """Not where each member acts alone."""
+        return self.mode == "together"
+
+    @property
     def noisy(self) -> bool:
         """Whether noise is wanted at all."""
         return self.perturbation != "none" and self.sigma > 0

@@ -75,7 +75,10 @@ class Comparison:
 
 
 def compare(baseline: Point, point: Point) -> Comparison | None:
-    """The two cells beside each other; None where no attack was measured on both with the same seed."""
+    """The two cells beside each other; None where no attack was measured on both with the same seed.
+
+    Upper bounds are no attacks: whatever they find says nothing for or against a defence.
+    """
     seeds = tuple(sorted(_seeds(baseline) & _seeds(point)))
     known, own = _measured(baseline, seeds), _measured(point, seeds)
     shared = tuple(label for label in own if label in known)
@@ -118,7 +121,7 @@ def beats_guessing(point: Point) -> bool:
     best = point.strongest
     if best is None:
         return False
-    level, guessed = _corrected(len(point.figures)), float(FPR)
+    level, guessed = _corrected(len(point.attacks)), float(FPR)
     seeds = tuple(best.by_seed)
     if _low_over_seeds(list(best.by_seed.values()), seeds, [best], level) > guessed:
         return True
@@ -210,14 +213,14 @@ def _corrected(number: int) -> float:
 
 
 def _seeds(point: Point) -> set[int]:
-    return {seed for figure in point.figures.values() for seed in figure.by_seed if seed in point.errors}
+    return {seed for figure in point.attacks.values() for seed in figure.by_seed if seed in point.errors}
 
 
 def _measured(point: Point, seeds: Sequence[int]) -> list[str]:
     """The attacks that were measured on the cell with all of these seeds."""
     if not seeds:
         return []
-    return [label for label, one in point.figures.items() if all(seed in one.by_seed for seed in seeds)]
+    return [label for label, one in point.attacks.items() if all(seed in one.by_seed for seed in seeds)]
 
 
 def _strongest(point: Point, attacks: Iterable[str], seeds: Sequence[int]) -> Side:

@@ -196,7 +196,10 @@ def done(sweep: FinishedSweep) -> str:
     parts = [count(len(sweep.points), "cell")]
     if len(sweep.settings) > 1:
         parts.append(count(len(sweep.settings), "setting"))
-    parts += [count(len({cell.seed for cell in report.cells}), "seed"), count(len(sweep.names), "attack")]
+    bounds = len(sweep.upper_bounds)
+    parts += [count(len({cell.seed for cell in report.cells}), "seed"), count(len(sweep.names) - bounds, "attack")]
+    if bounds:
+        parts.append(count(bounds, "upper bound"))
     runs = f"{finished:,} of {count(len(report.cells), 'run')} finished"
     return f"{listed(parts)}; {runs}."
 
@@ -221,7 +224,7 @@ def warnings(sweep: FinishedSweep) -> list[str]:
         found.append(
             f"No undefended cell was measured in {listed(bare)}: what a defence changes there is not known."
         )
-    if sweep.styles and sweep.names and not sweep.adapted:
+    if sweep.styles and sweep.names and not sweep.adapted - sweep.upper_bounds:
         found.append(
             "No attack here is told of the defence. An adversary who knows it may find more than these figures say."
         )
@@ -371,10 +374,10 @@ def _support(sweep: FinishedSweep, best: Comparison, cells: int, shown: bool) ->
         said.append(
             f"Guessing would recognise {fpr_name(FPR)}: {rounded(left / float(FPR))} times as many are still found."
         )
-    missing = [label for label in best.baseline.figures if label not in (*best.shared, best.absent)]
+    missing = [label for label in best.baseline.attacks if label not in (*best.shared, best.absent)]
     if missing:
         said.append(f"Not measured against it: {listed([sweep.names[label] for label in missing])}.")
-    if sweep.adapted and not any(best.point.figures[label].adapted for label in best.judged):
+    if sweep.adapted - sweep.upper_bounds and not any(best.point.figures[label].adapted for label in best.judged):
         said.append("No attack on it was told of the defence.")
     if best.point.partial:
         said.append("It defends some clients only, and the figures pool all audited ones.")

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from fedsiege.metrics.frontier import hypervolume, over_seeds, pareto
+from fedsiege.report.finished import BOUND
 from fedsiege.report.grid.schema import SCHEMA, Attacked, Cell, SweepFile
 from fedsiege.report.schema import Measured
 from fedsiege.report.typed import read_finished, typed
@@ -52,6 +53,11 @@ class Figure:
     def adapted(self) -> bool:
         """Whether the attack is told of the defence."""
         return any(one.adapted for one in self.runs.values())
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether it is no attack, but a bound on what attacks can find: then it is no rival of theirs."""
+        return any(one.upper_bound for one in self.runs.values())
 
     def measured(self, measure: Measure) -> Measured:
         """The TPR at 0.1 % FPR, or the AUC."""
@@ -115,6 +121,11 @@ class Point:
         return {label: _figure(label, self.done) for label in labels}
 
     @cached_property
+    def attacks(self) -> dict[str, Figure]:
+        """The figures without those of upper bounds."""
+        return {label: one for label, one in self.figures.items() if not one.upper_bound}
+
+    @cached_property
     def idle(self) -> dict[str, list[int]]:
         """Component that never acted -> the seeds in which it did not."""
         found: dict[str, list[int]] = {}
@@ -133,7 +144,7 @@ class Point:
         return self._highest(measure) if attack is None else self.figures.get(attack)
 
     def _highest(self, measure: Measure) -> Figure | None:
-        known = [one for one in self.figures.values() if one.measured(measure).value is not None]
+        known = [one for one in self.attacks.values() if one.measured(measure).value is not None]
         first, second = MEASURES if measure == "tpr" else MEASURES[::-1]
         return max(
             known,
@@ -199,15 +210,26 @@ class FinishedSweep:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Attack label -> what people read: its title, with the label where two attacks share a title."""
+        """Attack label -> what people read: its title, with the label where two attacks share a title.
+
+        An upper bound is called one, wherever it is named.
+        """
         titles = {one.attack: one.title for one in self._attacked}
         shared = Counter(titles.values())
-        return {label: t if shared[t] == 1 else f"{t} · {label}" for label, t in titles.items()}
+        return {
+            label: BOUND * (label in self.upper_bounds) + (t if shared[t] == 1 else f"{t} · {label}")
+            for label, t in titles.items()
+        }
 
     @cached_property
     def adapted(self) -> set[str]:
         """The attacks that are told of a defence."""
         return {one.attack for one in self._attacked if one.adapted}
+
+    @cached_property
+    def upper_bounds(self) -> set[str]:
+        """What is listed with the attacks and is none: it is told the truth about candidates."""
+        return {one.attack for one in self._attacked if one.upper_bound}
 
     def setting_of(self, cell: Cell) -> str:
         """The setting of a cell in words; "" is the base with nothing changed but defences."""
@@ -230,7 +252,7 @@ class FinishedSweep:
         return sum(point.family == family and bool(point.figures) for point in self.by_setting[setting])
 
     def attacks(self, setting: str) -> list[str]:
-        """The setting's attacks by falling sum of their TPRs over its defended cells, else over all."""
+        """The setting's attacks by falling sum of TPRs over its defended cells, else over all; bounds last."""
         points = self.by_setting[setting]
         judged = [point for point in points if point.defended and point.figures] or points
         labels = dict.fromkeys(label for point in points for label in point.figures)
@@ -238,7 +260,7 @@ class FinishedSweep:
         def strength(label: str) -> float:
             return sum(p.figures[label].tpr.value or 0.0 for p in judged if label in p.figures)
 
-        return sorted(labels, key=strength, reverse=True)
+        return sorted(labels, key=lambda label: (label in self.upper_bounds, -strength(label)))
 
     def baseline(self, setting: str) -> Point | None:
         """The setting's undefended cell, the first that was measured; None if none was."""

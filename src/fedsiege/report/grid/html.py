@@ -36,6 +36,8 @@ GLOSSARY = {
     + f"{findings.BELOW_UNDEFENDED} {findings.EQUALLY_MANY}",
     "Strongest attack": "The attack with the highest mean TPR on a cell. To know which it is takes the truth about "
     "the members, which an adversary does not have; of the attacks that were run, none found more.",
+    "Upper bound": "No attack, for it is told the truth about half of the candidates and judged on the rest. It is "
+    "never the strongest, and no verdict on a defence rests on it.",
     "Adapted": "The attack is told which defence is in place, and reads the updates accordingly.",
     "Interval": "Student’s 95 % interval of the mean over seeds: other training runs of the same federation. "
     "Few seeds can agree by chance, so it is never narrower than what the runs’ own intervals of TPR and AUC imply "

@@ -22,14 +22,16 @@ class _Record(BaseModel):
 class Attacked(_Record):
     """One attack on one run: all targets pooled, against all non-members.
 
-    `adapted` says that the attack is told of the defence. A non-member that several targets were judged on counts
-    for each of them in `n_nonmembers`, and once in `n_distinct_nonmembers`.
+    `adapted` says that the attack is told of the defence, `upper_bound` that it is told the truth about candidates
+    and is none. A non-member that several targets were judged on counts for each of them in `n_nonmembers`, and
+    once in `n_distinct_nonmembers`.
     """
 
     attack: str
     name: str
     title: str
     adapted: bool = False
+    upper_bound: bool = False
     n_nonmembers: int | None = None
     n_distinct_nonmembers: int | None = None
     auc: Measured

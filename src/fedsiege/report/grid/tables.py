@@ -25,12 +25,23 @@ Place = tuple[str | None, str]
 TPR = f"tpr@{FPR}"
 FRONTIER = (
     *("setting", "family", "cell", "labels", "seeds", "test_error", "test_error_low", "test_error_high"),
-    *("cost", "cost_low", "cost_high", "attack", "title", "adapted", TPR, f"{TPR}_low", f"{TPR}_high"),
+    *(
+        "cost",
+        "cost_low",
+        "cost_high",
+        "attack",
+        "title",
+        "adapted",
+        "upper_bound",
+        TPR,
+        f"{TPR}_low",
+        f"{TPR}_high",
+    ),
     *("auc", "auc_low", "auc_high", "strongest", "interval", "warning", "on_front_tpr", "on_front_auc"),
 )
 RUNS = (
     *("setting", "family", "cell", "seed", "status", "failure", "folder", "accuracy", "train_accuracy", "loss"),
-    *("wall_seconds", "attack", "title", "adapted", "auc", "auc_low", "auc_high"),
+    *("wall_seconds", "attack", "title", "adapted", "upper_bound", "auc", "auc_low", "auc_high"),
 )
 
 
@@ -101,11 +112,12 @@ def extremes(sweep: FinishedSweep, setting: str) -> tuple[set[Place], set[Place]
 
     Attack None is the strongest on each cell: it has a largest, and as it is no attack of its own no smallest. A
     figure that stands alone in its row or column is not marked there. The undefended cell is never the largest,
-    and no defence is that is below it.
+    and no defence is that is below it. An upper bound is no attack, and nothing in its row is marked.
     """
     values = {
         (attack, family): value
         for attack in (*sweep.attacks(setting), None)
+        if attack not in sweep.upper_bounds
         for family in sweep.columns(setting)
         if (value := sweep.hypervolume(setting, family, attack).value) is not None
     }
@@ -139,6 +151,7 @@ def _frontier(sweep: FinishedSweep, point: Point, attack: str) -> dict[str, obje
         "attack": attack,
         "title": sweep.names[attack],
         "adapted": attack in sweep.adapted,
+        "upper_bound": figure.upper_bound,
         **_sides(TPR, figure.tpr),
         **_sides("auc", figure.auc),
         "strongest": point.strongest is figure,
@@ -165,7 +178,8 @@ def _run(point: Point, cell: Cell, one: Attacked | None, fprs: Sequence[str]) ->
     }
     if one is None:
         return record
-    record |= {"attack": one.attack, "title": one.title, "adapted": one.adapted, **_sides("auc", one.auc)}
+    told = {"adapted": one.adapted, "upper_bound": one.upper_bound}
+    record |= {"attack": one.attack, "title": one.title, **told, **_sides("auc", one.auc)}
     for fpr in fprs:
         if rate := one.tpr_at_fpr.get(fpr):
             record |= {**_sides(f"tpr@{fpr}", rate), f"tpr@{fpr}_warning": rate.warning}
