@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from tiny import TINY
 
-from fedsiege.experiment.collect import defended, figures
+from fedsiege.experiment.collect import defended, figures, partly
 from fedsiege.experiment.config import load
 
 
@@ -13,6 +15,31 @@ def test_defences_by_name_and_label_in_order() -> None:
     experiment = load({**TINY, "defences": [{"name": "perturb", "sigma": 0.5}, "sparsify"]})
     assert defended(experiment) == (["perturb", "sparsify"], ["perturb(sigma=0.5)", "sparsify"])
     assert defended(load(TINY)) == ([], [])
+
+
+def test_a_coalition_that_does_nothing_defends_nobody() -> None:
+    neutral = {"name": "cofedmid", "assignment": "none", "compensation": "none", "perturbation": "none"}
+    assert defended(load({**TINY, "coalition": neutral})) == ([], [])
+    assert defended(load({**TINY, "coalition": "cofedmid"})) == (["cofedmid"], ["cofedmid"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"defences": ["sparsify"]}, False),
+        ({"defences": [{"name": "sparsify", "clients": [0, 1]}]}, True),
+        ({"defences": [{"name": "sparsify", "clients": [0, 1]}], "targets": [0, 1]}, False),
+        ({"defences": [{"name": "sparsify", "clients": [0, 1]}], "targets": [3]}, False),
+        ({"coalition": "cofedmid"}, True),
+        ({"coalition": {"name": "cofedmid", "members": "all"}}, False),
+        ({"coalition": "cofedmid", "targets": 1}, False),
+    ],
+)
+def test_a_sweep_knows_where_pooled_figures_mix_who_is_defended_and_who_is_not(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    assert partly(load({**TINY, **changes})) == expected
 
 
 def test_a_sweep_knows_what_is_an_upper_bound(tmp_path: Path) -> None:

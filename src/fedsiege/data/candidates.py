@@ -150,9 +150,9 @@ def _population(data: Dataset, shards: list[Rows], asked: Ids, count: int, seed:
     ids: Ids = np.concatenate([data.train.ids[train], data.heldout.ids[heldout]])
     if count > len(ids):
         raise InputError(
-            f"candidates: an attack wants a population of {count} examples that nobody trains on and nothing else "
-            f"asks about; there are {len(ids)} ({len(train)} training examples that no client owns, {len(heldout)} "
-            "held out): lower its population, candidates.ofl, validation or examples_per_client"
+            f"attacks: got a population of {count} examples that nobody trains on and nothing "
+            f"else asks about; there are {len(ids)} ({len(train)} training examples that no client owns, "
+            f"{len(heldout)} held out): lower population, candidates.ofl, validation or examples_per_client"
         )
     drawn: Ids = stream(seed, "candidates", "population").permutation(ids)[:count]
     return drawn

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedsiege.data.candidates import resolve_targets
 from fedsiege.defences.client.base import is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment import folder as run_folder
@@ -56,6 +57,7 @@ def row(folder: Path, cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "folder": cell.folder,
         "defences": names,
         "labels": labels,
+        "partly": partly(cell.experiment),
         "status": outcome.status,
         "error": outcome.error,
         **(figures(folder / cell.folder) if outcome.status == "done" else NOTHING),
@@ -116,6 +118,12 @@ def defended(experiment: Experiment) -> tuple[list[str], list[str]]:
         component = build("server_defence", spec, f"server_defences.{i}")
         made.append((name_of(component), label_of(component)))
     return [name for name, _ in made], [label for _, label in made]
+
+
+def partly(experiment: Experiment) -> bool:
+    """Whether some of the audited clients use a defence that others do not: pooled figures then mix both."""
+    targets = set(resolve_targets(experiment.targets, experiment.clients))
+    return any(0 < len(one.clients & targets) < len(targets) for one in defences_of(experiment))
 
 
 def _picked(measured: Mapping[str, Any], *more: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fedsiege.attacks.coalitions import detect
 from fedsiege.attacks.membership.base import MembershipAttack, adaptations
 from fedsiege.countermeasures import shifted_elsewhere, tail_of
 from fedsiege.data.candidates import MEMBERS, Candidates
+from fedsiege.defences.client.base import NAMED, Posted, is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment, Paper
 from fedsiege.experiment.prepare import Planned, Prepared, at_round, weights_of
@@ -310,7 +311,11 @@ def coalitions(prepared: Prepared, trace: Trace) -> dict[str, Any] | None:
         return None
     found = detect(trace, weights_of(prepared.aggregator, prepared.shards))
     return {
-        "members": {one.label: sorted(one.clients) for one in prepared.defences if one.circle is not None},
+        "members": {
+            one.label: sorted(one.clients)
+            for one in prepared.defences
+            if isinstance(one.defence, Coalition) and one.defence.shares and not is_neutral(one.defence)
+        },
         "detected": [asdict(one) for one in found.coalitions],
         "unbalanced": list(found.unbalanced),
     }
@@ -458,6 +463,24 @@ def told_to(attack: MembershipAttack) -> list[str]:
 
 def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
     """What the run's coalitions have to say of its figures: of its configuration, and of how it went."""
+    return [
+        *(f"{one.label}: {said}" for one in prepared.defences for said in mixed(one, prepared)),
+        *_of_coalitions(prepared, counted),
+    ]
+
+
+def mixed(one: Posted, prepared: Prepared) -> list[str]:
+    """What pooled figures hide where some of the audited clients use a defence and others do not."""
+    using = [target for target in prepared.targets if target in one.clients]
+    if is_neutral(one.defence) or len(using) in (0, len(prepared.targets)):
+        return []
+    return [
+        f"{len(using)} of the {len(prepared.targets)} audited clients use it, and pooled figures are of all of "
+        f"them. For what it does for those that use it, set targets to {using if len(using) <= NAMED else 'them'}."
+    ]
+
+
+def _of_coalitions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
     return [
         f"{one.label}: {said}"
         for one in prepared.defences

@@ -225,7 +225,7 @@ def coalitions(run: Finished) -> list[str]:
     said = []
     for label, members in about.members.items():
         one = seen.pop(tuple(members), None)
-        told = "a server cannot tell this from the tails of the uploads"
+        told = "what balances in the tails of the uploads does not give them away"
         if one is not None:
             told = (
                 "a server can tell this from the tails of the uploads, whose noise cancels to "
@@ -234,7 +234,7 @@ def coalitions(run: Finished) -> list[str]:
         said.append(f"{label}: {clients_of(members)} defend together; {told}.")
     said += [f"A server would take {clients_of(list(one))} for a coalition, which is wrong." for one in seen]
     if about.unbalanced:
-        said.append(f"The uploads of {clients_of(about.unbalanced)} are noisy, with nobody’s to balance theirs.")
+        said.append(f"The uploads of {clients_of(about.unbalanced)} are noisy, and no others’ balance them.")
     return said
 
 

@@ -17,6 +17,9 @@ class FTAL(MembershipAttack):
     one. They audit global models. But a client's own uploads alone can tell its examples from other clients' as
     well as CoFedMID (arXiv 2601.06866) says that FTA does, and so `server` is the default.
 
+    Where members are fitted within the first recorded round they have little left to gain, non-members change more,
+    and the AUC falls below 0.5: the attack is for training that takes many rounds.
+
     Paper: Chang et al., Efficient Privacy Auditing in Federated Learning, USENIX Security 2024.
     """
 

@@ -91,7 +91,9 @@ class Point:
 
     @property
     def partial(self) -> bool:
-        """Whether one of its defences is used by some clients only, as its label says."""
+        """Whether one of its defences is used by some of the audited clients only, or, in older files, of all."""
+        if self.cells[0].partly is not None:
+            return self.cells[0].partly
         return any(SOME_CLIENTS.search(label) for label in self.labels)
 
     @cached_property

@@ -52,6 +52,8 @@ class Cell(_Record):
     folder: str
     defences: list[str] = []
     labels: list[str] = []
+    partly: bool | None = None
+    """Whether a defence is used by some of the audited clients and not by others; null in older files."""
     status: Literal["done", "failed", "missing"]
     error: str | None = None
     accuracy: Share | None = None
