@@ -175,7 +175,7 @@ def test_cells_with_other_populations_do_not_share_a_trace() -> None:
         ),
         (
             {"attacks": [curious(population=1700)]},
-            r"candidates: an attack wants a population of 1700 .*; there are 1627 \(1138 train.*, 489 held out\)",
+            r"attacks: got a population of 1700 .*; there are 1627 \(1138 train.*, 489 held out\)",
         ),
         (
             {"attacks": [curious(shadows=2)], "examples_per_client": None, "candidates": {"ifl": 30, "ofl": 536}},

@@ -96,6 +96,7 @@ def test_the_result_has_the_shape_of_the_contract(done: Path) -> None:
         "null_test",
         "components",
         "privacy",
+        "coalitions",
         "paper",
         "warnings",
         "cost",
