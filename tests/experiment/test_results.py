@@ -9,15 +9,8 @@ import pytest
 from fedsiege.data.candidates import Audit, CandidateSpec
 from fedsiege.experiment.config import Experiment, Paper, Published, load
 from fedsiege.experiment.prepare import Planned, plan_attacks
-from fedsiege.experiment.results import (
-    any_client,
-    attack_rows,
-    in_coalition,
-    null_rows,
-    paper_rows,
-    threat_model,
-    warnings_of,
-)
+from fedsiege.experiment.remarks import threat_model, warnings_of
+from fedsiege.experiment.results import any_client, attack_rows, in_coalition, null_rows, paper_rows
 from fedsiege.experiment.scores import Scored
 from fedsiege.metrics import audit
 

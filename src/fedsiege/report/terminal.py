@@ -44,14 +44,19 @@ def summary(run: Finished, width: int = 80) -> RenderableType:
     return Padding(Group(*parts, Text(), *_notes(run)), (1, 1))
 
 
+def open_table(title: str) -> Table:
+    """A table without lines, below a quiet title."""
+    return Table(
+        title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+
+
 def figures_table(run: Finished, width: int = 80) -> Table:
     """Attacks by AUC and TPR at each FPR, intervals beside or below; the best attack in bold."""
     rows = run.rows()
     best = run.best(rows)
     title = f"{where_name(run, run.wheres[0])}, against {AGAINST['all']}: {basis(run, rows)}"
-    table = Table(
-        title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    table = open_table(title)
     table.add_column("Attack", overflow="fold")
     table.add_column("AUC", justify="right", no_wrap=True)
     for fpr in run.fprs:
@@ -63,14 +68,7 @@ def figures_table(run: Finished, width: int = 80) -> Table:
 
 def null_table(run: Finished, tests: list[Null]) -> Table:
     """The verdict of the null test, attack by attack."""
-    table = Table(
-        title=Text("null test"),
-        title_justify="left",
-        title_style="dim",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    table = open_table("null test")
     table.add_column("Attack", overflow="fold")
     for head in ("against", "nulls", "mean AUC", "coverage", "TPR at 1 % FPR"):
         table.add_column(head, justify="left" if head == "against" else "right")
@@ -90,14 +88,7 @@ def null_table(run: Finished, tests: list[Null]) -> Table:
 
 def paper_table(run: Finished, paper: Paper) -> Table:
     """Published, ours, interval and verdict, figure by figure; TPR in per cent."""
-    table = Table(
-        title=Text(f"beside the paper: {paper.table or paper.source}"),
-        title_justify="left",
-        title_style="dim",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    table = open_table(f"beside the paper: {paper.table or paper.source}")
     table.add_column("Attack", overflow="fold")
     table.add_column("figure", overflow="fold")
     for head in ("published", "ours", "interval"):

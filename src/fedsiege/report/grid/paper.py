@@ -11,6 +11,7 @@ from fedsiege.report.findings import Compared
 from fedsiege.report.grid.finished import FinishedSweep
 from fedsiege.report.grid.schema import Paper, Published
 from fedsiege.report.schema import Measured
+from fedsiege.report.terminal import open_table
 from fedsiege.report.words import bare_points, count, digits, listed, points_span, span
 
 ACCURACY = "accuracy"
@@ -74,14 +75,7 @@ def caution(paper: Paper) -> str:
 
 def paper_table(sweep: FinishedSweep, paper: Paper) -> Table:
     """Published, ours, interval and verdict, figure by figure below each cell's name; shares in per cent."""
-    table = Table(
-        title=Text(f"beside the paper: {paper.table or paper.source}"),
-        title_justify="left",
-        title_style="dim",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    table = open_table(f"beside the paper: {paper.table or paper.source}")
     table.add_column("Cell", overflow="fold")
     table.add_column("figure", overflow="fold")
     for head in ("published", "ours", "interval", "seeds"):

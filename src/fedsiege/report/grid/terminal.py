@@ -24,6 +24,7 @@ from fedsiege.report.grid.finished import FinishedSweep
 from fedsiege.report.grid.paper import paper_table, verdicts
 from fedsiege.report.grid.tables import extremes, heading
 from fedsiege.report.schema import Measured
+from fedsiege.report.terminal import open_table
 from fedsiege.report.words import bare_points, digits, fixed, fixed_span, listed, percent, points_span, span
 
 WIDE = 112  # columns from which figure and interval stand side by side
@@ -67,7 +68,7 @@ def hypervolumes(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
     families = sweep.columns(setting)
     attacks = (*sweep.attacks(setting), None)
     upright = len(families) * COLUMN <= width - COLUMN
-    table = _table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
+    table = open_table("hypervolume of (test error, TPR): larger is a better defence, smaller a stronger attack")
     table.add_column("Attack" if upright else "Defence", overflow="fold")
 
     def figure(attack: str | None, family: str) -> Text:
@@ -94,7 +95,7 @@ def hypervolumes(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
 
 def strongest(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
     """Each cell's accuracy, what it costs, and the attack that finds most."""
-    table = _table("the strongest attack on each cell, chosen with the truth in hand")
+    table = open_table("the strongest attack on each cell, chosen with the truth in hand")
     table.add_column("Cell", overflow="fold")
     for head in ("Accuracy", "Cost, points", RATE):
         table.add_column(head, justify="right")
@@ -113,12 +114,6 @@ def strongest(sweep: FinishedSweep, setting: str, width: int = 80) -> Table:
             Text(_name(sweep, best.attack)),
         )
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title), title_justify="left", title_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
 
 
 def _name(sweep: FinishedSweep, attack: str) -> str:

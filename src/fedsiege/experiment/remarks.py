@@ -1,0 +1,165 @@
+"""What a reader must know before the figures: who attacks, what was told to whom, and what limits what is found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedsiege.attacks.membership.base import MembershipAttack, adaptations
+from fedsiege.countermeasures import shifted_elsewhere, tail_of
+from fedsiege.defences.client.base import NAMED, Posted, is_neutral
+from fedsiege.defences.coalition.base import Coalition
+from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.prepare import Planned, Prepared
+from fedsiege.experiment.scores import Scored
+from fedsiege.records import Counters
+from fedsiege.view import SINGLE_UPDATES
+
+
+def threat_model(experiment: Experiment, attacks: list[Planned]) -> dict[str, Any]:
+    """Who attacks, what they see and what they do not, in sentences."""
+    vantages = {planned.vantage for planned in attacks}
+    sees = ["The global model of every recorded round, and the model's architecture and loss."]
+    hidden = ["Clients' training examples, and which candidates are members: the labels are used only to judge."]
+    if vantages & set(SINGLE_UPDATES):
+        adversary = "An honest-but-curious server that follows the protocol and writes down what it receives."
+        sees.append("Every client's update of every recorded round, by client, after client-side defences.")
+    elif "server_aggregate_only" in vantages:
+        adversary = "An honest-but-curious server behind secure aggregation."
+        hidden.append("Single clients' updates: only their sum is visible.")
+    else:
+        adversary = "A client that downloads the global model in every round."
+        hidden.append("Other clients' updates: only the change of the global model is visible.")
+    sees.append("The candidate examples with their labels, the same for every client, round and attack.")
+    if any(planned.attack.shadows_wanted or planned.attack.population_wanted for planned in attacks):
+        insider = any(adaptations(planned.attack).get("updates") == "insider" for planned in attacks)
+        known = ", but for the noise that an insider tells" * insider
+        sees.append(
+            "Examples of its own, no client's and no candidates, and what federations trained on them by the same "
+            f"configuration do; the randomness of the attacked federation and of its defences stays unknown{known}."
+        )
+    sees += [f"For {planned.label} alone: {what}." for planned in attacks for what in told_to(planned.attack)]
+    return {
+        "adversary": adversary,
+        "sees": sees,
+        "does_not_see": hidden,
+        "secure_aggregation": experiment.secure_aggregation,
+    }
+
+
+def told_to(attack: MembershipAttack) -> list[str]:
+    """What an attack knows that its vantage does not show, in words."""
+    told = adaptations(attack)
+    updates, found = told.get("updates"), list[str]()
+    if updates == "denoised" or told.get("coordinates") == "front":
+        found.append("how many of the last parameters may carry noise")
+    if updates == "coalition":
+        found.append("which clients are in a coalition together")
+    if updates == "insider":
+        found.append(
+            "what one member of each coalition with a plan in common knows: who the members are, and every "
+            "member's noise in every round"
+        )
+    if attack.truth_wanted:
+        found.append("which candidates are members, of one half of each target's")
+    return found
+
+
+def told_updates(attacks: Sequence[Planned]) -> dict[str, list[str]]:
+    """What the server made of the uploads before it looked, and the labels of the attacks that look at it."""
+    found: dict[str, list[str]] = {}
+    for planned in attacks:
+        if name := adaptations(planned.attack).get("updates"):
+            found.setdefault(name, []).append(planned.label)
+    return found
+
+
+def doubts(prepared: Prepared, done: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of the countermeasures: which did nothing, and which looked at the wrong place."""
+    told = told_updates(prepared.attacks)
+    found = [
+        f"updates: {one['name']} changed none of {one['counters']['uploads']:.0f} recorded uploads: what "
+        f"{', '.join(told[one['name']])} found is what the same attack finds in the uploads as they were sent."
+        for one in done
+        if not one["acted"]
+    ]
+    layout = prepared.task.layout
+    tail = tail_of(prepared.experiment.trace.tail, prepared.defences, layout)
+    elsewhere = shifted_elsewhere(tail, prepared.defences, layout) if "denoised" in told else {}
+    return found + [
+        f"updates: denoised takes one number off the last {tail:,} trained parameters, and the noise of {label} "
+        f"falls on the last {size:,}: a part of its noise is left, or put on parameters that had none."
+        for label, size in elsewhere.items()
+    ]
+
+
+def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
+    """What the run's coalitions have to say of its figures: of its configuration, and of how it went."""
+    return [
+        *(f"{one.label}: {said}" for one in prepared.defences for said in mixed(one, prepared)),
+        *_of_coalitions(prepared, counted),
+    ]
+
+
+def mixed(one: Posted, prepared: Prepared) -> list[str]:
+    """What pooled figures hide where some of the audited clients use a defence and others do not."""
+    using = [target for target in prepared.targets if target in one.clients]
+    if is_neutral(one.defence) or len(using) in (0, len(prepared.targets)):
+        return []
+    return [
+        f"{len(using)} of the {len(prepared.targets)} audited clients use it, and pooled figures are of all of "
+        f"them. For what it does for those that use it, set targets to {using if len(using) <= NAMED else 'them'}."
+    ]
+
+
+def _of_coalitions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
+    return [
+        f"{one.label}: {said}"
+        for one in prepared.defences
+        if isinstance(one.defence, Coalition)
+        for said in (
+            *one.defence.cautions(prepared.ground(one)),
+            *one.defence.remarks(counted.get(one.label, {})),
+        )
+    ]
+
+
+def upper_bounds(prepared: Prepared) -> list[str]:
+    """Which attacks were told more than their adversary can know."""
+    return [
+        f"{planned.attack.heading} ({planned.label}) was told the truth about half of each target's candidates and "
+        "is judged on the other half: an upper bound, and no attack that this adversary could make."
+        for planned in prepared.attacks
+        if planned.attack.truth_wanted
+    ]
+
+
+def left_out(prepared: Prepared, scored: list[Scored]) -> list[str]:
+    """Which targets an attack has no figures for."""
+    found = []
+    for planned in prepared.attacks:
+        there = {one.audit.target for one in scored if one.label == planned.label}
+        missing = [str(target) for target in prepared.targets if target not in there]
+        if missing:
+            found.append(
+                f"{planned.attack.heading} ({planned.label}) has no figures for targets {', '.join(missing)}: "
+                "they took part in too few recorded rounds with enough other clients."
+            )
+    return found
+
+
+def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]:
+    """What a reader must know before the figures: too few non-members, published-code compatibility."""
+    found = []
+    if experiment.candidates.compat == "fedmia":
+        found.append(
+            "candidates.compat is fedmia: non-members are drawn anew for every client and round, as the published "
+            "code does. This manufactures true positives at low false-positive rates; do not quote these figures."
+        )
+    if experiment.paper and experiment.changed:
+        found.append(
+            f"The published figures were measured in another setting: {', '.join(experiment.changed)} differ here."
+        )
+    for row in rows:
+        if row["target"] == "pooled" and row["against"] == "all":
+            said = [rate["warning"] for rate in row["tpr_at_fpr"].values() if rate["warning"]]
+            found += [text for text in said if text not in found]
+    return found
