@@ -1,6 +1,7 @@
 """Runs whose attacks are told of a coalition: which evidence they get, and what is refused before a round."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment import run
 from fedsiege.experiment.config import load
 from fedsiege.experiment.prepare import plan_attacks, prepare
-from fedsiege.experiment.sharing import share
+from fedsiege.experiment.shadows import shadow_of
+from fedsiege.experiment.sharing import share, training
+from fedsiege.experiment.train import products_of, recorder_of
 from fedsiege.registry import build
 from fedsiege.trace import Trace
 from fedsiege.view import View, apart
@@ -74,6 +77,16 @@ def test_products_with_gradients_are_recorded_where_an_attack_reads_them(noisy: 
     for name in ("denoised", "coalition"):  # read for their losses alone
         with pytest.raises(InputError, match="the trace has no gradient_norm2"):
             trace.variant(name).cosine(0)
+
+
+def test_cells_whose_attacks_read_other_evidence_of_an_upload_do_not_share_training() -> None:
+    """Both look at de-noised uploads; one at their losses alone, so that products with gradients are not there."""
+    losses, cosines = (
+        load({**TINY, "coalition": NOISE, "attacks": ["fedmia_ii", {"name": name, "updates": "denoised"}]})
+        for name in ("loss_series", "avg_cosine")
+    )
+    assert training(losses) != training(cosines)
+    assert training(losses) == training(losses.model_copy(update={"title": "another"}))
 
 
 def test_a_cell_that_shares_training_gets_what_was_made_of_the_uploads_too(noisy: Path, tmp_path: Path) -> None:
@@ -271,3 +284,14 @@ def test_members_are_served_where_their_coalition_leaves_enough_others() -> None
     assert [told.serves(target, who) for target in (0, 1, 3)] == [False, False, False]
     four = {number: np.array([1, 1, 0, 1, 1], dtype=bool) for number in (2, 4)}
     assert [told.serves(target, four) for target in (0, 1, 3)] == [True, True, True]
+
+
+def test_of_a_shadow_federation_no_more_products_are_recorded_than_are_read() -> None:
+    learns = {**TINY, "attacks": ["avg_cosine", {"name": "seqmia", "epochs": 1}]}
+    real = prepare(load({**learns, "examples_per_client": 15, "candidates": {"ifl": 20, "ofl": 10}}))
+    assert real.auxiliary is not None
+    shadow = shadow_of(real, real.auxiliary, 0)
+    assert products_of(real) == {"sent"}
+    assert products_of(shadow) == frozenset(), "SeqMIA reads what the models say, and no gradient"
+    assert products_of(replace(shadow, attacks=real.attacks)) == {"sent"}
+    assert recorder_of(shadow, Path("nowhere")).products == frozenset()
