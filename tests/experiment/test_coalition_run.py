@@ -16,6 +16,7 @@ from fedsiege.defences.coalition.cofedmid import CoFedMID
 from fedsiege.errors import InputError
 from fedsiege.experiment.config import load
 from fedsiege.experiment.prepare import Prepared, prepare
+from fedsiege.experiment.remarks import mixed
 from fedsiege.federation import rounds as protocol
 from fedsiege.federation.checkpoint import read
 from fedsiege.federation.rounds import Models, State, invited_to
@@ -440,3 +441,14 @@ def test_secure_aggregation_hides_the_members_and_changes_nothing_else(tmp_path:
     assert coalition_rows(plain)[0]["counters"] == coalition_rows(hidden)[0]["counters"]
     last = [read(folder / "checkpoint.safetensors").state.models[0] for folder in (plain, hidden)]
     assert torch.equal(*last)
+
+
+@pytest.mark.parametrize(("targets", "said"), [([0, 1], 0), ([3], 0), ([0, 1, 3], 1), ("all", 1)])
+def test_where_pooled_figures_mix_members_and_others_the_result_says_so(targets: Any, said: int) -> None:
+    made = prepared(coalition=PAIR, targets=targets)
+    (one,) = made.defences
+    assert len(mixed(one, made)) == said
+    neutral = prepared(
+        coalition={**PAIR, "assignment": "none", "compensation": "none", "perturbation": "none"}, targets=targets
+    )
+    assert mixed(neutral.defences[0], neutral) == []
