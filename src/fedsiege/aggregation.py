@@ -68,7 +68,7 @@ def aggregate(
         ages=(0,) * len(kept),
         starts={},
     )
-    combined, found = built(cohort, Server(expected=len(rows), clients=len(rows)) if server is None else server)
+    combined, found = built(cohort, Server() if server is None else server)
     whole = Treatment.plain(len(rows), {**found.counters, "dropped_nonfinite": len(rows) - len(kept)})
     whole.kept.zero_()[kept] = found.kept
     whole.scale[kept] = found.scale

@@ -123,10 +123,14 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What the server made of an answer: the share that had a say (0: rejected), and its length's factor."""
+    """What the server made of an answer: the share that had a say (0: rejected), and its length's factor.
+
+    One that is not `usable`, being misshapen or non-finite, was dropped before any defence or rule could judge it.
+    """
 
     kept: float
     scale: float
+    usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ class Round:
     `cohort` is what arrived, before the server's defences, and None where no one kept the rows (a linear rule, not
     recorded). `number` counts from 1. `counters` holds what each component did in this round, by the component's
     label; `memory` is what all of them keep for the rounds to come. `fates` are what became of each answer, and
-    `attackers` the compromised clients that attacked and whose answers arrived.
+    `attackers` the compromised clients that attacked and whose answers arrived. `seconds` is what crafting the
+    attackers' answers and combining all of them took, by these names.
     """
 
     number: int
@@ -147,6 +152,7 @@ class Round:
     memory: Memory = field(default_factory=dict)
     fates: Mapping[int, Fate] = field(default_factory=dict)
     attackers: tuple[int, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

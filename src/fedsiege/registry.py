@@ -64,8 +64,11 @@ class Entry:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def register(name: str) -> Callable[[type[T]], type[T]]:
-    """Make the class a frozen, validated dataclass and give it the name that configs use."""
+def register(name: str, kind: str | None = None) -> Callable[[type[T]], type[T]]:  # noqa: ARG001 - read as text
+    """Make the class a frozen, validated dataclass and give it the name that configs use.
+
+    `kind` is needed only where a file holds two sides of one attack: its room says what the first one is.
+    """
 
     def decorate(cls: type[T]) -> type[T]:
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -103,7 +106,7 @@ def index() -> dict[tuple[str, str], Entry]:
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 entry = _entry(node, kind, module)
                 if entry is not None:
-                    found[kind, entry.name] = entry
+                    found[entry.kind, entry.name] = entry
     return found
 
 
@@ -190,9 +193,10 @@ def _entry(node: ast.stmt, kind: str, module: str) -> Entry | None:
             and decorator.func.id == "register"
         ):
             name = ast.literal_eval(decorator.args[0])
+            other = [ast.literal_eval(one.value) for one in decorator.keywords if one.arg == "kind"]
             doc = ast.get_docstring(node) or ""
             return Entry(
-                kind=kind,
+                kind=other[0] if other else kind,
                 name=name,
                 summary=doc.partition("\n")[0],
                 paper=next((s.strip()[7:] for s in doc.splitlines() if s.strip().startswith("Paper: ")), ""),

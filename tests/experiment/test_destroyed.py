@@ -112,8 +112,25 @@ def test_an_attacker_without_a_say_destroys_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(TrainingDivergedError, match="round 4, client 0: training gave non-finite weights"):
         result(tmp_path / "a", **rejecting)
     kept = read(tmp_path / "a" / "checkpoint.safetensors")
-    assert kept.notes["detection"]["attackers"] == {"answers": 1, "rejected": 1, "kept": 0, "scale": 1}
+    assert kept.notes["detection"]["attackers"] == {
+        **{"answers": 1, "unusable": 0, "rejected": 1},
+        **{"kept": 0, "scale": 1},
+    }
     assert kept.notes["destroyed"] is None
+
+
+def test_answers_that_no_server_can_use_are_no_attack_and_are_not_rejected(tmp_path: Path) -> None:
+    infinite = {"adversary": {"name": "gaussian", "sigma": 1e300}}
+    found = result(tmp_path / "a", **infinite, compromised={"clients": [3], "rounds": [3, 5]})
+    assert [one["round"] for one in found["task"]["history"]] == list(range(7))
+    part = found["poisoning"]
+    assert (part["adversary"]["planned_rounds"], part["adversary"]["attack_rounds"], part["attacks"]) == (2, [], [])
+    unjudged = {"rejected": None, "kept": None, "scale": None}
+    assert part["detection"]["attackers"] == {"answers": 2, "unusable": 2, **unjudged}
+    honest = part["detection"]["honest"]
+    assert (honest["answers"], honest["unusable"], honest["kept"]) == (5 * 6 - 2, 0, 1)
+    text = (tmp_path / "a" / "report.html").read_text()
+    assert "no answer of an attacking client could be used (2 arrived)" in text
 
 
 @pytest.mark.parametrize("secure", [True, False])

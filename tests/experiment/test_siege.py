@@ -16,6 +16,7 @@ from fedsiege.experiment.integrity import Watch
 from fedsiege.experiment.prepare import prepare
 from fedsiege.experiment.run import run
 from fedsiege.experiment.siege import plot_of
+from fedsiege.federation.state import Models, State
 
 STAMP = {"name": "pixel", "row": 0, "column": 0}
 SIEGE: dict[str, Any] = {
@@ -119,8 +120,21 @@ def test_clipping_is_reported_as_scale_and_acts_before_the_rule(tmp_path: Path) 
         ({"backdoor": None}, "adversary: model_replacement plants a backdoor, and the config names none"),
         ({"aggregator": "median"}, "adversary.gamma: got auto; aggregator median has no step here"),
         (
-            {"adversary": {"name": "data_poisoning", "poisoned": 33}},
-            "adversary.poisoned: got 33 of every 32 examples; expected 32 at most",
+            {"adversary": {"name": "data_poisoning", "poisoned": 32}},
+            "adversary.poisoned: got 32 of every 32 examples; expected fewer than 32",
+        ),
+        (
+            {
+                "adversary": {"name": "data_poisoning", "poisoned": 25},
+                "training": {"algorithm": "fedsgd"},
+                "examples_per_client": 25,
+            },
+            "adversary.poisoned: got 25 of a step that takes all of an attacker's 25 examples; expected fewer",
+        ),
+        (
+            {"compromised": {"clients": [0, 1, 2, 3, 4, 5], "rounds": [2]}},
+            "compromised: got 6 attackers in a round and invited: true; a round has 5 places (participation 0.5 of "
+            "10 clients); expected 5 attackers at most, invited: false, or turns: one_by_one",
         ),
         (
             {"aggregator": {"name": "krum", "f": 2}, "adversary": None},
@@ -133,7 +147,15 @@ def test_clipping_is_reported_as_scale_and_acts_before_the_rule(tmp_path: Path) 
         ),
         ({"compromised": {"clients": [10]}}, "compromised.clients: got client 10; expected clients from 0 to 9"),
         ({"compromised": {"clients": [1], "share": 0.1}}, "compromised: got both clients and share"),
-        ({"compromised": {"rounds": [7]}}, "no round of attack lies within the 6 rounds"),
+        (
+            {"compromised": {"rounds": [7]}},
+            "compromised.rounds: got [7]; expected at least one of the federation's",
+        ),
+        ({"compromised": {"first": 7, "every": 2}}, "compromised.first: got 7; expected one of the federation's"),
+        (
+            {"compromised": {"first": 3, "last": 2}},
+            "compromised.last: got 2; expected null, or no round before `fi",
+        ),
         ({"aggregator": "norm_bounding"}, "aggregator: norm_bounding is a server-side defence"),
         ({"server_defences": ["median"]}, "server_defences.0: median is an aggregation rule"),
         ({"server_defences": ["weak_dp", "weak_dp"]}, "server_defences.1: weak_dp is listed twice"),
@@ -160,15 +182,14 @@ def test_what_cannot_be_is_refused_before_the_first_round(
 def test_attackers_know_the_step_of_a_mean_and_not_what_stands_before_it(
     rule: str, defences: list[str], step: float | None
 ) -> None:
-    attack = {"name": "model_replacement", "poisoned": 32, "gamma": "auto" if step else 2.0}
+    attack = {"name": "model_replacement", "poisoned": 31, "gamma": "auto" if step else 2.0}
     changes = {"aggregator": rule, "server_defences": defences, "server_step": 0.5, "adversary": attack}
     ready = prepare(load({**SIEGE, **changes}))
     assert ready.campaign is not None
     plot = plot_of(ready, ready.campaign)
-    assert (plot.step, plot.batch) == (step, 32)
-    one_step = prepare(load({**SIEGE, **changes, "training": {"algorithm": "fedsgd"}}))
-    assert one_step.campaign is not None
-    assert plot_of(one_step, one_step.campaign).batch is None
+    assert (plot.step, plot.training.batch) == (step, 32)
+    assert list(plot.sizes) == [len(rows) for rows in ready.shards]
+    assert sum(plot.sizes) == len(ready.data.train)
 
 
 def test_secure_aggregation_hides_what_rules_and_defences_read() -> None:
@@ -183,6 +204,29 @@ def test_what_the_server_owns_is_nobodys_and_not_tested_on() -> None:
     assert len(with_root.root) == 40
     assert not set(with_root.root.ids) & {*with_root.data.heldout.ids, *with_root.data.train.ids}
     assert len(with_root.data.heldout) == len(without.data.heldout) - 40
+
+
+@pytest.mark.parametrize("changes", [{"turns": "one_by_one"}, {"invited": False}])
+def test_more_attackers_than_places_are_none_too_many_where_they_take_turns_or_are_drawn(
+    changes: dict[str, Any],
+) -> None:
+    ready = prepare(load({**SIEGE, "compromised": {"clients": [5, 4, 3, 2, 1, 0], **changes}}))
+    assert {len(ready.invited(number)) for number in range(1, 7)} == {5}
+    full = {"clients": [5, 4, 3, 2, 1], "rounds": [2]}
+    assert prepare(load({**SIEGE, "compromised": full})).invited(2) == [1, 2, 3, 4, 5]
+
+
+def test_attackers_take_their_turns_in_the_order_of_the_list(tmp_path: Path) -> None:
+    who = {"clients": [7, 3, 5], "rounds": [1, 2, 3, 4], "turns": "one_by_one"}
+    adversary = {"name": "dba", "poisoned": 8, "epochs": 1}
+    trigger = {"name": "distributed", "length": 2, "gap": 1}
+    changes = {"compromised": who, "adversary": adversary, "backdoor": {"trigger": trigger, "target": 2}}
+    ready = prepare(load({**SIEGE, **changes, "rounds": 4, "pretrain_rounds": 0}))
+    done = ready.federation().run(State(0, Models((ready.task.state.clone(),))))
+    assert [one.attackers for one in done] == [(7,), (3,), (5,), (7,)]
+    found = result(tmp_path / "a", **changes, rounds=4)
+    assert found["poisoning"]["adversary"]["compromised"] == [7, 3, 5]
+    assert "clients 7, 3, 5" in found["threat_model"]["adversary"]
 
 
 def test_attackers_of_a_round_are_invited_in_the_place_of_others() -> None:
@@ -299,7 +343,7 @@ def test_a_killed_siege_goes_on_to_the_same_result(
 
     def dying(self: Watch, vector: torch.Tensor) -> dict[str, Any]:
         measured[0] += 1
-        if measured[0] == 9:
+        if measured[0] == 6:
             raise KeyboardInterrupt
         return model(self, vector)
 

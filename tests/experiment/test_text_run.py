@@ -15,12 +15,13 @@ from fedsiege.registry import names
 
 ONE_LABEL = "works on one label an example; this data has one at every position"
 REFUSED = {
-    **{name: f"{name}: {ONE_LABEL}" for name in ("hamp", "instahide", "mixup", "relaxloss")},
+    **{name: f"{name}: {ONE_LABEL}" for name in ("hamp", "instahide", "loden", "mixup", "relaxloss")},
     "augment": "strength: got 1, which moves images",
     "dp_sgd": "",
 }
 IDLE: dict[str, dict[str, Any]] = {
     "hamp": {"weight": 0.0},
+    "loden": {"warmup": None},
     "mixup": {"probability": 0.0},
     "relaxloss": {"weight": 0.0},
     "augment": {"strength": 0.0},

@@ -1,5 +1,6 @@
 """Compromised clients in the protocol: who attacks when, what they see, and what becomes of every answer."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,7 +149,7 @@ def scripted(rows: Mapping[int, list[float]], **options: Any) -> Round:
 
 @pytest.mark.parametrize(
     ("given", "numbers"),
-    [({}, (0,)), ({"clients": 3}, (3,)), ({"clients": [4, 1, 4]}, (1, 4)), ({"share": 1.0}, tuple(range(10)))],
+    [({}, (0,)), ({"clients": 3}, (3,)), ({"clients": [4, 1, 4]}, (4, 1)), ({"share": 1.0}, tuple(range(10)))],
 )
 def test_the_compromised_clients_are_those_named(given: dict[str, Any], numbers: tuple[int, ...]) -> None:
     assert Compromised(**given).numbers(10, SEED) == numbers
@@ -192,9 +193,19 @@ def test_the_rounds_of_attack_are_those_named(given: dict[str, Any], rounds: tup
     assert Compromised(**given).attacks_in(10) == rounds
 
 
-@pytest.mark.parametrize("given", [{"rounds": [11]}, {"first": 11}, {"first": 5, "last": 4}])
-def test_a_federation_without_a_round_of_attack_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="no round of attack lies within the 10 rounds"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rounds": [11, 12]}, "rounds: got [11, 12]; expected at least one of the federation's, 1 to 10"),
+        ({"first": 11}, "first: got 11; expected one of the federation's rounds, 1 to 10"),
+        ({"first": 12, "last": 11}, "first: got 12; expected one of the federation's rounds, 1 to 10"),
+        ({"first": 5, "last": 4, "every": 2}, "last: got 4; expected null, or no round before `first` (5)"),
+    ],
+)
+def test_a_federation_without_a_round_of_attack_is_refused_by_the_field_at_fault(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(f'compromised.{message}')}$"):
         Compromised(**given).attacks_in(10)
 
 
@@ -208,6 +219,9 @@ def test_together_all_attack_in_each_round_and_one_by_one_they_take_turns() -> N
     assert together.attackers(2, [4, 0, 1]) == (1, 4)
     assert together.sure(2) == (1, 3, 4)
     assert taking_turns.sure(3) == (3,)
+    listed = replace(taking_turns, compromised=(4, 1, 3))
+    assert [listed.planned(number) for number in (2, 3, 5, 6)] == [(4,), (1,), (3,), (4,)], "the list's order"
+    assert replace(listed, one_by_one=False).attackers(2, [0, 1, 3, 4]) == (1, 3, 4), "rows go by client's number"
     assert replace(together, invited=False).sure(2) == ()
 
 
@@ -249,10 +263,13 @@ def test_attackers_are_sure_to_be_invited_in_place_of_others_and_in_their_rounds
             break
 
 
-def test_more_attackers_than_places_are_all_invited() -> None:
-    made = federation(participation=0.17, campaign=campaign(compromised=(0, 2, 5)))
-    assert made.invited(2) == [0, 2, 5]
-    assert len(made.invited(1)) == 1
+def test_more_attackers_than_places_are_refused_and_as_many_take_them_all() -> None:
+    made = federation(participation=0.34, campaign=campaign(compromised=(5, 0, 2)))
+    assert len(made.invited(1)) == 2
+    with pytest.raises(InputError, match=r"^sure: got 3 clients for a round of 2; expected 2 at most$"):
+        made.invited(2)
+    assert federation(participation=0.5, campaign=campaign(compromised=(5, 0, 2))).invited(2) == [0, 2, 5]
+    assert len(replace(made, campaign=campaign(compromised=(5, 0, 2), one_by_one=True)).invited(2)) == 2
 
 
 def test_attackers_that_are_drawn_like_everybody_attack_when_they_are() -> None:
@@ -437,6 +454,7 @@ def test_answers_of_attackers_that_no_server_can_use_are_dropped_counted_and_had
     assert done.counters["server"] == {"answers": 6, "dropped_nonfinite": 2, "dropped_misshapen": 0}
     assert done.attackers == (1, 4), "it came, and was rejected"
     assert fates_of(done) == {**dict.fromkeys((0, 2, 4, 5), (1, 1)), 1: (0, 1), 3: (0, 1)}
+    assert {client for client, fate in done.fates.items() if not fate.usable} == {1, 3}
     assert done.end.tolist() == pytest.approx([12 / 4] * 2)
     assert done.cohort is not None
     assert done.cohort.clients == (0, 2, 4, 5)

@@ -100,6 +100,26 @@ def repeated(data: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def voted(data: dict[str, Any]) -> dict[str, Any]:
+    """The same, and a defence of the server's has copies of the final model vote."""
+    made = poisoned(data)
+    made["poisoning"]["defended_use"] = {
+        "label": "crfl(sigma=0.5)", "accuracy": share(315, HELD), "success": share(9, TRIGGERED),
+        "mistaken": share(6, OTHERS),
+    }  # fmt: skip
+    return made
+
+
+def garbled(data: dict[str, Any]) -> dict[str, Any]:
+    """Repeated attacks, some of whose answers, and one honest one, no server could use."""
+    made = repeated(data)
+    found = made["poisoning"]["detection"]
+    found["attackers"] |= {"unusable": 20, "rejected": share(45, 60)}
+    found["honest"] |= {"unusable": 1, "rejected": share(13, 519)}
+    made["poisoning"]["adversary"] |= {"planned_rounds": 45}
+    return made
+
+
 def untargeted(data: dict[str, Any]) -> dict[str, Any]:
     """An attack on the accuracy itself: there is no backdoor to measure, and the server takes a plain mean."""
     made = poisoned(data)
@@ -148,6 +168,7 @@ def hostile(data: dict[str, Any]) -> dict[str, Any]:
     """The same with markup, formulas and TeX in every text about poisoning."""
     made = poisoned(data)
     made["poisoning"]["adversary"] |= {"title": f"=_$\\x{HOSTILE}", "label": HOSTILE, "name": HOSTILE}
+    made["poisoning"]["defended_use"] = {"label": f"[b]_$\\x{HOSTILE}", "accuracy": share(315, HELD)}
     made["poisoning"]["backdoor"] |= {"title": HOSTILE, "target_name": f"_$\\x{HOSTILE}%&", "trigger": HOSTILE}
     for one in made["components"]:
         if one["kind"] in ("server_defence", "poisoning"):

@@ -12,7 +12,18 @@ from fedsiege.report.poisoning.judged import planted, reached
 from fedsiege.report.poisoning.schema import Poisoning, Success, begins_fresh
 
 from . import made
-from .made_poisoning import OTHERS, TRIGGERED, alone, poisoned, repeated, share, unattacked, untargeted
+from .made_poisoning import (
+    OTHERS,
+    TRIGGERED,
+    alone,
+    garbled,
+    poisoned,
+    repeated,
+    share,
+    unattacked,
+    untargeted,
+    voted,
+)
 
 
 def plain(text: str) -> str:
@@ -259,6 +270,72 @@ def test_an_attack_that_never_arrived(tmp_path: Path) -> None:
         [],
         None,
     )
+
+
+def test_an_attack_of_which_nothing_could_be_used(tmp_path: Path) -> None:
+    content = poisoned(data())
+    nothing = {"rejected": None, "kept": None, "scale": None}
+    content["poisoning"]["detection"]["attackers"] = {"answers": 3, "unusable": 3, **nothing}
+    assert said(tmp_path, content) == (
+        "Model replacement did not take place: no answer of an attacking client could be used (3 arrived).",
+        [],
+        None,
+    )
+
+
+def test_answers_that_nobody_could_use_are_counted_apart_from_those_rejected(tmp_path: Path) -> None:
+    content = garbled(data())
+    assert said(tmp_path, content)[1][-1] == (
+        "The server rejected 75.0 % of the attackers’ 60 usable answers and 2.5 % of the honest clients’ 519. "
+        "Misshapen or not finite, and so dropped before, were 20 of the attackers’ 80 and 1 of the honest clients’ "
+        "520."
+    )
+    content["poisoning"]["detection"]["attackers"] |= {"answers": 21, "rejected": share(0, 1)}
+    content["poisoning"]["detection"]["honest"] |= {"answers": 1, "rejected": None, "kept": None, "scale": None}
+    assert said(tmp_path / "few", content)[1][-1] == (
+        "The server rejected none of the attackers’ usable answers (one in all). Misshapen or not finite, and so "
+        "dropped before, were 20 of the attackers’ 21 and 1 of the honest clients’ 1."
+    )
+
+
+def test_what_the_final_model_does_for_whoever_predicts_as_a_defence_asks(tmp_path: Path) -> None:
+    wanted = (
+        "Predicted as crfl(sigma=0.5) asks, main accuracy is 87.5 % (83.7–90.5 %) instead of 91.4 % at the end, "
+        "backdoor accuracy 18.0 % (9.8–30.8 %) instead of 28.0 % and of clean images of other classes 1.9 % "
+        "(0.9–4.0 %) instead of 1.2 % are taken for bird."
+    )
+    assert said(tmp_path, voted(data()))[1][4] == wanted
+    content = voted(data())
+    content["poisoning"]["adversary"]["plants"] = False
+    assert wanted in said(tmp_path / "plain", content)[1]
+    content["poisoning"] |= {key: unattacked(data())["poisoning"][key] for key in ("adversary", "main", "success")}
+    assert said(tmp_path / "nobody", content)[1][1].startswith(
+        "Predicted as crfl(sigma=0.5) asks, main accuracy is"
+    )
+    content["poisoning"]["defended_use"] |= {"success": None, "mistaken": None}
+    assert plain(poisoning.defended(typed(content))[0]) == (
+        "Predicted as crfl(sigma=0.5) asks, main accuracy is 87.5 % (83.7–90.5 %) instead of 91.4 % at the end."
+    )
+    assert poisoning.defended(typed(content, defended_use=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("planned", "sentence"),
+    [
+        (41, "In 1 of 41 planned rounds of attack there was none: no attacker was invited, no answer of theirs "),
+        (45, "In 5 of 45 planned rounds of attack there was none: no attacker was invited, no answer of theirs "),
+        (40, ""),
+        (None, ""),
+    ],
+)
+def test_rounds_that_were_planned_and_not_attacked_are_told(
+    planned: int | None, sentence: str, tmp_path: Path
+) -> None:
+    content = repeated(data())
+    content["poisoning"]["adversary"]["planned_rounds"] = planned
+    told = plain(findings.done(read(tmp_path, content))[3])
+    _, _, more = told.partition("are to be taken for bird.")
+    assert more == (f" {sentence}arrived that could be used, or the run had ended before." if sentence else "")
 
 
 def test_a_trigger_that_nobody_planted_is_the_comparison(tmp_path: Path) -> None:

@@ -32,12 +32,14 @@ from .made_poisoning import (
     TRIGGERED,
     alone,
     fading,
+    garbled,
     hostile,
     poisoned,
     repeated,
     share,
     unattacked,
     untargeted,
+    voted,
 )
 from .page import Node, parse
 
@@ -155,6 +157,54 @@ def test_the_tables_of_the_section(tmp_path: Path) -> None:
     assert len(table) == 61
     assert table["0"] == ["10.0", "0", "5.0", ""]
     assert table["30"] == ["74.6", "96.0", "1.2", "1"]
+
+
+def test_a_column_has_what_whoever_predicts_as_a_defence_asks_gets(tmp_path: Path) -> None:
+    run = lone_run(tmp_path, voted(data()))
+    table = tree(run).one("section", id="hijack").all("table")[0]
+    heads = [head.text for head in table.one("thead").all("th")]
+    assert heads[3:] == ["At the end", "At the end, predicted as crfl asks", "Over the rounds"]
+    assert {name: row[2:] for name, row in cells(table).items()} == {
+        "Main accuracy": ["91.4", "87.5", "lowest 75.0"],
+        "Backdoor accuracy": ["28.0", "18.0", "mean 54.3"],
+        "Clean images taken for bird": ["1.2", "1.9", "–"],
+    }
+    assert "The defence crfl(sigma=0.5) says how the final model is to be used" in table.one("caption").text
+    found = latex(run)
+    assert (
+        "& Before & After the attack & At the end & At the end, predicted as crfl asks & Over the rounds" in found
+    )
+    report.write(run.folder)
+    figures = {(row["measure"], row["of"]): row["value"] for row in rows(run.folder / "poisoning.csv")}
+    used = [figures[name, "defended_use"] for name in ("main_accuracy", "backdoor_accuracy", "mistaken")]
+    assert [float(value) for value in used] == pytest.approx([315 / 360, 9 / 50, 6 / 324])
+    plain = tree(lone_run(tmp_path / "plain", poisoned(data()))).one("section", id="hijack").all("table")[0]
+    assert "predicted" not in plain.text
+
+
+def test_answers_that_nobody_could_use_have_a_column_where_there_are_any(tmp_path: Path) -> None:
+    run = lone_run(tmp_path, garbled(data()))
+    root = tree(run)
+    section = root.one("section", id="hijack")
+    table = section.all("table")[1]
+    heads = [head.text for head in table.one("thead").all("th")]
+    assert heads == ["Whose", "Answers", "Unusable", "Rejected", "Mean share kept", "Mean factor"]
+    assert cells(table) == {
+        "Attackers": ["80", "20", "75.0", "0.250", "1.000"],
+        "Honest clients": ["520", "1", "2.5", "0.975", "1.000"],
+    }
+    assert "of those that could be used" in table.one("caption").text
+    assert "In 5 of 45 planned rounds of attack there was none" in section.text.replace("\u00a0", " ")
+    assert "of 60 answers" in root.one("dl", class_="tiles").text.replace("\u00a0", " ")
+    report.write(run.folder)
+    figures = {(row["measure"], row["of"]): row for row in rows(run.folder / "poisoning.csv")}
+    assert [figures["unusable", "attackers"][side] for side in ("value", "n")] == ["20.0", "80"]
+    assert [figures[name, "honest"]["n"] for name in ("rejected", "kept", "scale")] == ["519"] * 3
+    honest = garbled(data())
+    honest["poisoning"]["detection"]["attackers"]["unusable"] = 0
+    assert (
+        "Unusable" in tree(lone_run(tmp_path / "honest", honest)).one("section", id="hijack").all("table")[1].text
+    )
 
 
 def test_columns_and_tables_without_a_figure_are_left_out(tmp_path: Path) -> None:
@@ -287,6 +337,20 @@ def test_the_terminal_has_every_figure(tmp_path: Path, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for word in ("TPR", "No attack was measured", "non-members"):
         assert word not in text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_terminal_has_what_is_defended_and_what_was_unusable(tmp_path: Path, width: int) -> None:
+    text = printed(lone_run(tmp_path / "voted", voted(data())), width)
+    for word in ("Predicted as crfl(sigma=0.5) asks", "18.0", "87.5", "asks"):
+        assert word in text
+    assert "Unusable" not in text
+    assert max(map(len, text.splitlines())) <= width
+    text = printed(lone_run(tmp_path, garbled(data())), width)
+    (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("Attackers ")]
+    assert row[:4] == ["Attackers", "80", "20", "75.0"]
+    assert "Unusable" in text
+    assert "In 5 of 45 planned" in " ".join(text.split())
 
 
 def test_the_terminal_stops_after_some_rounds(tmp_path: Path) -> None:

@@ -62,8 +62,6 @@ class Server:
         task: the resident model and its loss.
         root: examples of the server's own that no client has, where it has any.
         train: trains the global model on examples as a client of this round would, and returns the update [d].
-        expected: how many clients were invited.
-        clients: K, all clients of the federation.
         memory: what the component kept of earlier rounds, by name; assign another mapping to change it.
 
     """
@@ -75,8 +73,6 @@ class Server:
     task: Task | None = None
     root: Examples | None = None
     train: Callable[[Examples], Tensor] | None = None
-    expected: int = 0
-    clients: int = 0
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def scoped(self, rows: Tensor, scope: Scope) -> Tensor:

@@ -4,6 +4,7 @@ The same candidates are scored for every client, every round and every attack. N
 client and round, as published code does, yield a TPR of 20-40 % at 0.1 % FPR without any leakage.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Annotated, Literal
@@ -105,14 +106,21 @@ def resolve_targets(targets: str | int | list[int], clients: int) -> list[int]:
 
 
 def draw(
-    data: Dataset, shards: list[Rows], targets: list[int], spec: CandidateSpec, seed: int, population: int = 0
+    data: Dataset,
+    shards: list[Rows],
+    targets: list[int],
+    spec: CandidateSpec,
+    seed: int,
+    population: int = 0,
+    apart: Collection[int] = (),
 ) -> Candidates:
     """The candidates of every target, and a `population` of so many examples, drawn once.
 
     Each client has one random order of its examples, the held-out data another. A target's members are the first
     of its own order, its IFL examples the first of the others' orders in turn, its OFL examples the first held-out
     ones: targets share their non-members and the union stays small. A null test halves such pools at random, with
-    a stream of its own per target and draw. The population comes from what is `spare`.
+    a stream of its own per target and draw. The population comes from what is `spare`. Nobody asks about the
+    examples of clients that are `apart`.
 
     Raises InputError when a target is no client or has no examples, or more is asked than there is.
     """
@@ -121,7 +129,7 @@ def draw(
     outside = stream(seed, "candidates", "heldout").permutation(len(data.heldout))
     if spec.ifl // 2 + spec.ofl // 2 < SIDE if spec.null else spec.ifl + spec.ofl < 1:
         raise InputError(_too_few(data, shards, targets, spec))
-    turns = _in_turn(orders)
+    turns = _in_turn([rows[:0] if client in apart else rows for client, rows in enumerate(orders)])
     audits = []
     for target in targets:
         pools = _ifl_pool(*turns, target, len(orders[target]), spec), _ofl_pool(outside, spec)

@@ -53,8 +53,26 @@ ASKED = ("profile", "seeds", "budget", "title", "description")
 """A grid's own keys that an override can set; any other override is about the experiments."""
 
 ACCURACIES = ("accuracy", "accuracy_change")
-Metric = Literal["auc", "tpr@0.1", "tpr@0.01", "tpr@0.001", "tpr@0.0001", "accuracy", "accuracy_change"]
-"""What a figure measures; `accuracy_change` is the cell's test accuracy minus that of the cell `against`."""
+DECISIONS = {"best_decision": "best", "last_decision": "last"}
+Metric = Literal[
+    "auc",
+    "tpr@0.1",
+    "tpr@0.01",
+    "tpr@0.001",
+    "tpr@0.0001",
+    "accuracy",
+    "accuracy_change",
+    "best_decision",
+    "last_decision",
+]
+"""What a figure measures; `accuracy_change` is the cell's test accuracy minus that of the cell `against`.
+
+`best_decision` and `last_decision` are how often "member if the model is right" was right, under an attack that
+makes membership visible: in the best round, which takes the truth to find, and over the last rounds.
+"""
+
+NO_ATTACK = {*ACCURACIES, *DECISIONS}
+"""What is measured without one of the run's membership attacks."""
 
 
 class Figure(Strict):
@@ -64,7 +82,7 @@ class Figure(Strict):
     """The cell's name."""
     metric: Metric
     attack: str = ""
-    """Label or name of an attack; empty for an accuracy."""
+    """Label or name of an attack; empty for an accuracy and for decisions."""
     against: str = ""
     """Of an `accuracy_change`: the cell without the defence."""
     value: float
@@ -307,7 +325,7 @@ def _check_paper(paper: GridPaper, names: list[str], place: str) -> None:
     for i, figure in enumerate(paper.figures):
         changes = figure.metric == "accuracy_change"
         for field, wanted, why in (
-            ("attack", figure.metric not in ACCURACIES, "the attack that it was measured with"),
+            ("attack", figure.metric not in NO_ATTACK, "the attack that it was measured with"),
             ("against", changes, "the cell without the defence"),
         ):
             given = getattr(figure, field)

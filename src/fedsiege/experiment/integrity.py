@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fedsiege.aggregators.geometry import cosines, norms
 from fedsiege.data.triggers.base import Backdoor
 from fedsiege.defences.client.base import is_neutral
 from fedsiege.experiment.prepare import Prepared
+from fedsiege.experiment.wreck import wreck
 from fedsiege.federation.server import Guarding
 from fedsiege.metrics.backdoor import persistence, wilson
 from fedsiege.records import Counters, Estimate, Examples, Round
@@ -71,17 +73,21 @@ class Watch:
         }
 
     def submitted(self, done: Round) -> list[dict[str, Any]]:
-        """What attackers sent in a round beside what honest clients did; nothing where nobody attacked."""
-        if not done.attackers or done.cohort is None:
-            return []
+        """What attackers sent in a round beside what honest clients did; nothing where none of it could be used.
+
+        Of several attackers the longest update is measured. An output of its model that is no number is a wrong
+        answer.
+        """
         cohort = done.cohort
+        if cohort is None or set(done.attackers).isdisjoint(cohort.clients):
+            return []
         bad = torch.tensor([client in done.attackers for client in cohort.clients], device=cohort.updates.device)
         lengths = norms(cohort.updates)
         longest = lengths[bad].max()
         honest = cohort.updates[~bad]
         sent = cohort.updates[bad][lengths[bad].argmax()]
         usual = float(lengths[~bad].quantile(0.5)) if len(honest) else 0.0
-        found = self.model(done.start + sent)
+        found = wreck(self, done.start + sent)
         return [
             {
                 "round": done.number,
@@ -231,9 +237,24 @@ def success(history: Sequence[Mapping[str, Any]], n: int, rounds: Sequence[int])
         lasted = persistence([number for number, _ in after], [value for _, value in after], rounds[-1])
     return {
         **found,
-        "mean": sum(value for _, value in since) / len(since) if since else None,
+        "mean": mean_of(since) if since else None,
         "persistence": None if lasted is None else {"rounds": lasted[0], "censored": lasted[1]},
     }
+
+
+def mean_of(measured: Sequence[tuple[int, float]]) -> float:
+    """The mean over rounds of a figure that was measured after some of them, from the first of these to the last.
+
+    Each figure stands for the rounds until the next one. Were all to count alike, those around an attack, which are
+    measured however rarely others are, would count for too much.
+
+    Args:
+        measured: round and figure, rounds rising, at least one.
+
+    """
+    rounds = [number for number, _ in measured]
+    spans = [*(later - number for number, later in pairwise(rounds)), 1]
+    return sum(span * value for span, (_, value) in zip(spans, measured, strict=True)) / sum(spans)
 
 
 def mistaken(
@@ -249,10 +270,12 @@ def mistaken(
 
 
 def shares(sums: Mapping[str, float]) -> dict[str, Any]:
-    """What the server made of some answers, on average."""
-    n = int(sums.get("answers", 0))
+    """What the server made of some answers; of those that it could use, on average."""
+    answers, unusable = int(sums.get("answers", 0)), int(sums.get("unusable", 0))
+    n = answers - unusable
     return {
-        "answers": n,
+        "answers": answers,
+        "unusable": unusable,
         "rejected": rate(sums["rejected"] / n, n) if n else None,
         "kept": sums["kept"] / n if n else None,
         "scale": sums["scale"] / n if n else None,

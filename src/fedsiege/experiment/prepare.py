@@ -183,10 +183,29 @@ def check(experiment: Experiment) -> Plan:
     source_of(e)
     divide: Partition = build("partition", e.partition, "partition")
     maker(e.model)
-    targets = resolve_targets(e.targets, e.clients)
+    targets = honest_targets(e, resolve_targets(e.targets, e.clients), attackers_apart(e, poisoner))
     check_attendance(e, attacks, targets)
     check_background(e, attacks)
     return Plan(aggregator, attacks, defences, divide, targets, guarding, poisoner, trigger)
+
+
+def attackers_apart(experiment: Experiment, poisoner: Poisoner | None) -> tuple[int, ...]:
+    """The compromised clients, where they make membership visible: nobody asks about the data they hide behind."""
+    if poisoner is None or not poisoner.probes:
+        return ()
+    return experiment.compromised.numbers(experiment.clients, experiment.seed)
+
+
+def honest_targets(experiment: Experiment, targets: list[int], apart: Sequence[int]) -> list[int]:
+    """The targets, and of `all` those that are not `apart`; InputError where one is, or none is left."""
+    found = [target for target in targets if target not in apart]
+    if not found or (experiment.targets != "all" and len(found) < len(targets)):
+        named = next(target for target in targets if target in apart)
+        raise InputError(
+            f"targets: got client {named}, which is compromised: its data is what the adversary hides behind (its "
+            "mask), and none of it may be asked about; expected clients that are not compromised"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +270,9 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
                 f"attack {planned.label}: reads the updates of the layer that makes the logits, and the last layer "
                 f"of model {e.model!r} ({task.layout.head_name}) is not that; list the attacks without it"
             )
+    campaign = campaign_of(e, plan.poisoner, None if backdoor is None else backdoor.to(device))
+    if campaign is not None and campaign.poisoner.probes:
+        campaign = replace(campaign, targets=candidates.asked.to(device))
     prepared = Prepared(
         experiment=e,
         data=data,
@@ -265,7 +287,7 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
         validation=validation,
         auxiliary=own_data(e, plan, data, shards, candidates),
         server_defences=plan.server_defences,
-        campaign=campaign_of(e, plan.poisoner, None if backdoor is None else backdoor.to(device)),
+        campaign=campaign,
         backdoor=None if backdoor is None else backdoor.to(device),
         root=root,
     )
@@ -346,7 +368,8 @@ def asked_about(experiment: Experiment, plan: Plan, data: Dataset, shards: list[
     if not plan.attacks:
         return Candidates(data.heldout.take(np.arange(0)), ())
     population = max(one.attack.population_wanted for one in plan.attacks)
-    return draw(data, shards, plan.targets, experiment.candidates, experiment.seed, population)
+    apart = attackers_apart(experiment, plan.poisoner)
+    return draw(data, shards, plan.targets, experiment.candidates, experiment.seed, population, apart)
 
 
 def own_data(

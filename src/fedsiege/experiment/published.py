@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from fedsiege.experiment.config import NEUTRAL, Experiment
-from fedsiege.experiment.grid import ACCURACIES, Cell, Figure, Grid, GridPaper
+from fedsiege.experiment.grid import ACCURACIES, DECISIONS, NO_ATTACK, Cell, Figure, Grid, GridPaper
 from fedsiege.report.grid.finished import joined, spread
 from fedsiege.report.schema import Measured
 
@@ -122,13 +122,22 @@ def _differences(published: Experiment, run: Experiment) -> list[str]:
 def _ours(figure: Figure, rows: Rows) -> dict[str, Any] | None:
     """Our figure over the seeds that finished, `n` of them; None where there is none."""
     runs = _finished(figure.cell, rows)
-    found = _accuracy(figure, runs, rows) if figure.metric in ACCURACIES else _attacked(figure, runs)
+    if figure.metric in DECISIONS:
+        found = _decided(DECISIONS[figure.metric], runs)
+    else:
+        found = _accuracy(figure, runs, rows) if figure.metric in ACCURACIES else _attacked(figure, runs)
     return None if found.value is None else found.model_dump()
 
 
 def _attacked(figure: Figure, runs: Mapping[int, Mapping[str, Any]]) -> Measured:
     scored = (attack_row(run["attacks"], figure.attack) for run in runs.values())
     return joined([Measured.model_validate(metric_of(row, figure.metric)) for row in scored if row is not None])
+
+
+def _decided(which: str, runs: Mapping[int, Mapping[str, Any]]) -> Measured:
+    """How often the decision was right in the best round or in the last ones, of the runs that looked."""
+    parts = ((run["poisoning"] or {}).get("decisions") for run in runs.values())
+    return spread([part[which]["value"] for part in parts if part is not None])
 
 
 def _accuracy(figure: Figure, runs: Mapping[int, Mapping[str, Any]], rows: Rows) -> Measured:
@@ -150,7 +159,7 @@ def _finished(cell: str, rows: Rows) -> dict[int, Mapping[str, Any]]:
 
 
 def _taken(figure: Figure, ours: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Our figure as the verdict takes it: an accuracy of one seed, or the same with all, stands for itself."""
-    if ours is None or figure.metric not in ACCURACIES or ours["low"] is not None:
+    """Our figure as the verdict takes it: without an interval (one seed, or all alike) it stands for itself."""
+    if ours is None or figure.metric not in NO_ATTACK or ours["low"] is not None:
         return ours
     return {**ours, "low": ours["value"], "high": ours["value"]}

@@ -66,10 +66,13 @@ def insiders(campaign: Campaign | None) -> list[str]:
         who = f"clients {', '.join(map(str, numbers))} together" if len(numbers) > 1 else f"client {numbers[0]}"
     rows = "every honest client's update of a round of attack" if campaign.poisoner.sees_honest else ""
     data = "other clients' training examples" if campaign.poisoner.uses_others else ""
-    told = " and ".join(filter(None, (rows, data)))
+    asked = "which examples are asked about, with their labels" if campaign.poisoner.probes else ""
+    told = " and ".join(filter(None, (rows, data, asked)))
     hidden = [] if rows else ["The compromised clients: other clients' updates."]
     if not data:
         hidden.append("The compromised clients: other clients' training examples.")
+    if asked:
+        hidden.append("The compromised clients: which of the examples asked about are members.")
     return [
         f"An adversary that plays {who} and sends what it likes in its rounds of attack.",
         "The compromised clients: the global model of every round, their own examples and how honest clients train"

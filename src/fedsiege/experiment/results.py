@@ -11,6 +11,7 @@ from fedsiege.data.candidates import MEMBERS, Candidates
 from fedsiege.defences.client.base import is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment, Paper
+from fedsiege.experiment.decisions import decisions
 from fedsiege.experiment.integrity import in_use, poisoning
 from fedsiege.experiment.prepare import Planned, Prepared, at_round, weights_of
 from fedsiege.experiment.published import attack_row, changed_by, metric_of, verdict
@@ -349,7 +350,13 @@ def assemble(
         "components": [*components(prepared, {**notes.counters, **counters}), *countered],
         "privacy": privacy(prepared, notes.counters),
         "coalitions": None if trace is None else coalitions(prepared, trace),
-        "poisoning": None if siege is None else {**siege, "defended_use": in_use(prepared, state.models[0])},
+        "poisoning": None
+        if siege is None
+        else {
+            **siege,
+            "defended_use": in_use(prepared, state.models[0]),
+            "decisions": None if trace is None else decisions(prepared, trace),
+        },
         "paper": paper_rows(e.paper, rows, e) if e.paper else None,
         "warnings": [
             *cautions(prepared, notes.counters),

@@ -115,6 +115,8 @@ def carry_out(
     cost = {
         "wall_seconds": time.monotonic() - began,
         "train_seconds": notes.train_seconds,
+        "crafting_seconds": notes.crafting_seconds,
+        "combining_seconds": notes.combining_seconds,
         "evidence_seconds": notes.evidence_seconds,
         "attack_seconds": attack_seconds,
         "peak_memory_bytes": peak_memory(),

@@ -14,7 +14,7 @@ from fedsiege.defences.client.base import is_neutral
 from fedsiege.defences.server.base import ServerDefence
 from fedsiege.errors import InputError, ThreatModelError
 from fedsiege.experiment.config import Experiment
-from fedsiege.federation.rounds import invited_to
+from fedsiege.federation.rounds import invited_to, places_in
 from fedsiege.federation.server import RULE, Guarding
 from fedsiege.records import Counters
 from fedsiege.registry import build, label_of, name_of, names
@@ -96,7 +96,7 @@ def campaign_of(experiment: Experiment, poisoner: Poisoner | None, backdoor: Bac
     if poisoner is None:
         return None
     who = experiment.compromised
-    return Campaign(
+    made = Campaign(
         poisoner=poisoner,
         label=label_of(poisoner),
         compromised=who.numbers(experiment.clients, experiment.seed),
@@ -105,6 +105,15 @@ def campaign_of(experiment: Experiment, poisoner: Poisoner | None, backdoor: Bac
         invited=who.invited,
         one_by_one=who.turns == "one_by_one",
     )
+    attackers = len(made.planned(made.rounds[0]))
+    places = places_in(experiment.clients, experiment.participation)
+    if who.invited and attackers > places:
+        raise InputError(
+            f"compromised: got {attackers} attackers in a round and invited: true; a round has {places} places "
+            f"(participation {experiment.participation:g} of {experiment.clients} clients); expected {places} "
+            "attackers at most, invited: false, or turns: one_by_one"
+        )
+    return made
 
 
 def check_siege(prepared: "Prepared") -> None:
@@ -182,14 +191,14 @@ def plot_of(prepared: "Prepared", campaign: Campaign) -> Plot:
         rule=name_of(prepared.aggregator),
         step=e.server_step if isinstance(prepared.aggregator, LinearAggregator) else None,
         compromised=campaign.compromised,
-        attacking=len(campaign.planned(first)),
         cohort=len(invited_to(first, e.clients, e.participation, e.seed, campaign.sure(first))),
         backdoor=campaign.backdoor,
         task=prepared.task,
         classes=len(prepared.data.classes),
         attacks=len(campaign.rounds),
         secure_aggregation=e.secure_aggregation,
-        batch=e.training.step_size,
+        training=e.training,
+        sizes=[len(rows) for rows in prepared.shards],
     )
 
 

@@ -45,6 +45,8 @@ class Notes:
     trace_bytes: int = 0
     submitted: list[dict[str, Any]] = field(default_factory=list)
     detection: dict[str, Counters] = field(default_factory=dict)
+    crafting_seconds: float = 0.0
+    combining_seconds: float = 0.0
     destroyed: int | None = None
     destruction: str = ""
 
@@ -54,9 +56,10 @@ class Notes:
             side = self.detection.setdefault("attackers" if client in done.attackers else "honest", {})
             for name, n in (
                 ("answers", 1),
-                ("rejected", fate.kept == 0),
+                ("unusable", not fate.usable),
+                ("rejected", fate.usable and fate.kept == 0),
                 ("kept", fate.kept),
-                ("scale", fate.scale),
+                ("scale", fate.usable and fate.scale),
             ):
                 side[name] = side.get(name, 0) + float(n)
 
@@ -148,7 +151,9 @@ def delivered(done: Round) -> bool:
 
 
 def note(notes: Notes, watch: Watch, done: Round) -> None:
-    """Note what a round's components and attackers did, and what became of their answers."""
+    """Note what a round's components and attackers did, how long it took, and what became of their answers."""
+    notes.crafting_seconds += done.seconds.get("crafting", 0.0)
+    notes.combining_seconds += done.seconds.get("combining", 0.0)
     notes.count(done)
     notes.submitted += watch.submitted(done) if delivered(done) else []
     notes.verdicts(done)

@@ -1,18 +1,20 @@
-"""How well a model does that attackers destroyed."""
+"""How well a model does whose outputs may be no numbers: one that attackers sent, or destroyed."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsiege.experiment.integrity import Watch
 from fedsiege.records import Examples
 from fedsiege.task import BATCH, ROOM, Task
 
+if TYPE_CHECKING:
+    from fedsiege.experiment.integrity import Watch
 
-def wreck(watch: Watch, model: Tensor) -> dict[str, Any]:
-    """What a watch measures of a model [d] that is destroyed, without a loss; what is no number is no answer."""
+
+def wreck(watch: "Watch", model: Tensor) -> dict[str, Any]:
+    """What a watch measures of a model [d], without a loss; an output that is no number is no answer."""
     found = answered(watch.task, model, watch.heldout)
     row: dict[str, Any] = {"accuracy": share(found, watch.heldout.y, watch.heldout.y >= 0), "loss": None}
     if watch.backdoor is None:

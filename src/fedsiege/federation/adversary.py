@@ -1,5 +1,6 @@
 """The compromised clients' side of a round: what they see, and what they answer among the honest ones."""
 
+import time
 from collections.abc import Iterator
 from heapq import merge
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ def scene_of(federation: "Federation", number: int, invited: list[int], state: S
         seed=federation.seed,
         backdoor=campaign.backdoor,
         others=(lambda: everybodys(shards)) if campaign.poisoner.uses_others else None,
+        compromised=campaign.compromised,
+        targets=campaign.targets,
         memory={name.removeprefix(place): kept for name, kept in state.memory.items() if name.startswith(place)},
     )
 
@@ -69,7 +72,9 @@ def answers_of(
 def poisoned(federation: "Federation", scene: Scene) -> Iterator[Answer]:
     """The attackers' answers, in order of client number."""
     assert federation.campaign is not None
+    since = time.monotonic()
     sent: Tensor = federation.campaign.poisoner.poison_updates(scene)
+    scene.seconds = time.monotonic() - since
     for client, update in zip(scene.clients, sent, strict=True):
         yield Answer(client, update, float(len(federation.shards[client])), 0)
 

@@ -6,6 +6,7 @@ on any engine, in any order of clients, and when it goes on from any round.
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedsiege.aggregators.base import Aggregator, LinearAggregator, Server
 from fedsiege.attacks.poisoning.campaign import Campaign
 from fedsiege.defences.client.base import ClientDefence, Posted, Turn
 from fedsiege.defences.coalition.base import Coalition
+from fedsiege.errors import InputError
 from fedsiege.federation.adversary import ADVERSARY, answers_of, scene_of
 from fedsiege.federation.server import RULE, Combined, Command, Guarding, remember
 from fedsiege.federation.state import Answer, ModelLostError, Models, State
@@ -133,16 +135,19 @@ class Federation:
         invited = self.invited(number)
         acted: dict[str, Counters] = {}
         memory, arrived, unusable = dict(state.memory), dict[int, float](), list[int]()
+        seconds = {"crafting": 0.0, "combining": 0.0}
         scene = scene_of(self, number, invited, state) if self.campaign else None
         replies = noted(answers_of(self, number, invited, state, scene), acted, memory)
         answers = screened(self._arriving(number, replies, tally), len(start), tally, arrived, unusable)
-        command, at = Command(self.aggregator, self.server_defences), self._server(number, start, len(invited))
+        command, at = Command(self.aggregator, self.server_defences), self._server(number, start)
         cohort = None
         if command.streams and not self.keeps(number) and not (scene and scene.clients):
             combined = streamed(command, answers, at, self.seed, memory)
         else:
             cohort = collected(answers, len(invited), state.models, self.spill)
+            since = time.monotonic()
             combined = None if cohort is None else command.combine(cohort, at, self.seed, memory)
+            seconds["combining"] = time.monotonic() - since
         memory = memory if combined is None else combined.memory
         for label, counters in ({} if combined is None else combined.counters).items():
             add(acted.setdefault(label, {}), counters)
@@ -163,11 +168,15 @@ class Federation:
             cohort=cohort,
             counters={RULE: {}, "server": {name: float(n) for name, n in tally.items()}, **acted},
             memory=memory,
-            fates={**({} if combined is None else combined.fates), **dict.fromkeys(unusable, Fate(0.0, 1.0))},
+            fates={
+                **({} if combined is None else combined.fates),
+                **dict.fromkeys(unusable, Fate(0.0, 1.0, usable=False)),
+            },
             attackers=attackers,
+            seconds={**seconds, "crafting": 0.0 if scene is None else scene.seconds},
         )
 
-    def _server(self, number: int, start: Tensor, expected: int) -> Server:
+    def _server(self, number: int, start: Tensor) -> Server:
         """What the server knows in a round."""
 
         def trained(examples: Examples) -> Tensor:
@@ -181,8 +190,6 @@ class Federation:
             task=self.task,
             root=self.root,
             train=trained,
-            expected=expected,
-            clients=len(self.shards),
         )
 
     def _moved(
@@ -226,17 +233,25 @@ def finite(model: Tensor) -> bool:
     return bool(torch.isfinite(model).all())
 
 
+def places_in(clients: int, participation: float) -> int:
+    """How many of K clients are invited to a round."""
+    return max(1, round(participation * clients))
+
+
 def invited_to(number: int, clients: int, participation: float, seed: int, sure: Sequence[int] = ()) -> list[int]:
     """The clients of round `number`, sorted: known before the federation begins.
 
     Those who are sure to be invited take the places of others that were drawn; the rest stay as they were drawn.
+    InputError for more of them than places.
     """
-    count = max(1, round(participation * clients))
+    count = places_in(clients, participation)
+    if len(sure) > count:
+        raise InputError(f"sure: got {len(sure)} clients for a round of {count}; expected {count} at most")
     if count == clients:
         return list(range(count))
     drawn = stream(seed, "invited", number).choice(clients, size=count, replace=False).tolist()
     rest = [client for client in drawn if client not in sure]
-    return sorted([*sure, *rest[: max(0, count - len(sure))]])
+    return sorted([*sure, *rest[: count - len(sure)]])
 
 
 def lost(number: int, client: int, dropout: float, seed: int) -> bool:

@@ -198,6 +198,10 @@ class Cost(Record):
 
     wall_seconds: float | None = None
     train_seconds: float | None = None
+    crafting_seconds: float | None = None
+    """Of training: what the attackers took for their answers; what they would have trained anyway included."""
+    combining_seconds: float | None = None
+    """Of training: what the server's defences and its rule took, where it kept the answers to combine them."""
     evidence_seconds: float | None = None
     attack_seconds: float | None = None
     peak_memory_bytes: int | None = None

@@ -71,7 +71,7 @@ def _hijack(poisoning: Poisoning) -> list[Tile]:
     attackers, honest = poisoning.detection.attackers, poisoning.detection.honest
     if attackers.rejected:
         others = f"; {percent(honest.rejected.value)} of honest ones" if honest.rejected else ""
-        note = f"of {count(attackers.answers, 'answer')}{others}"
+        note = f"of {count(attackers.usable, 'answer')}{others}"
         found.append(Tile("Attackers’ answers rejected", percent(attackers.rejected.value), note))
     return found
 

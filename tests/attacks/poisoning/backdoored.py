@@ -117,7 +117,6 @@ def plot_of(**given: Any) -> Plot:
         "rule": "fedavg",
         "step": 1.0,
         "compromised": (0,),
-        "attacking": 1,
         "cohort": 10,
         "backdoor": backdoor_of(),
         "task": task_of(),

@@ -69,6 +69,14 @@ def backdoor() -> Backdoor:
     return Backdoor(Corners(), 0, None, Examples(clean.ids, x, y))
 
 
+def asked_about() -> Examples:
+    """Examples whose membership is asked about: some of client 2's, and some of nobody's."""
+    own, nobodys = shards()[2].take(np.arange(6)), pictures(6, 77)
+    return Examples(
+        np.concatenate([own.ids, nobodys.ids]), torch.cat([own.x, nobodys.x]), torch.cat([own.y, nobodys.y])
+    )
+
+
 def poisoner_of(name: str, **fields: Any) -> Poisoner:
     made: Poisoner = build("poisoning", {"name": name, **fields}, "adversary")
     return made
@@ -109,6 +117,7 @@ def scene_of(clients: Sequence[int] = (1, 3), **fields: Any) -> Scene:
         "lr": TRAINING.lr,
         "classes": CLASSES,
         "seed": SEED,
+        "targets": asked_about(),
     }
     return Scene(**{**known, **fields})
 
@@ -136,12 +145,12 @@ def plot_of(**fields: Any) -> Plot:
         "rule": "fedavg",
         "step": 1.0,
         "compromised": (1, 3),
-        "attacking": 2,
         "cohort": len(SIZES),
         "backdoor": backdoor(),
         "task": task_of(),
         "classes": CLASSES,
         "attacks": 2,
+        "targets": len(asked_about()),
     }
     return Plot(**{**known, **fields})
 

@@ -102,8 +102,20 @@ def test_what_cannot_be_is_refused_before_the_first_round() -> None:
         DataPoisoning().check(plot_of(backdoor=None))
     with pytest.raises(InputError, match=r"^poisoned: got 20 of every 8 examples"):
         DataPoisoning(batch=8).check(plot_of())
-    with pytest.raises(InputError, match=r"^poisoned: got 20 of every 19 examples; expected 19 at most$"):
-        DataPoisoning().check(plot_of(batch=19))
-    for batch in (20, None):
-        DataPoisoning().check(plot_of(batch=batch))
-    DataPoisoning(batch=20).check(plot_of(batch=8))
+    for batch in (19, 20):
+        with pytest.raises(InputError, match=rf"^poisoned: got 20 of every {batch} examples; expected fewer than"):
+            DataPoisoning().check(plot_of(training=Training(batch=batch)))
+    DataPoisoning().check(plot_of(training=Training(batch=21)))
+    DataPoisoning(batch=21).check(plot_of(training=Training(batch=8)))
+
+
+def test_a_step_on_all_of_an_attackers_data_must_leave_clean_examples_to_each_of_them() -> None:
+    one_step = plot_of(training=Training(algorithm="fedsgd", batch=19), compromised=(0, 2), sizes=(30, 5, 21))
+    DataPoisoning(poisoned=20).check(one_step)
+    message = r"^poisoned: got 21 of a step that takes all of an attacker's 21 examples; expected fewer than 21$"
+    with pytest.raises(InputError, match=message):
+        DataPoisoning(poisoned=21).check(one_step)
+    DataPoisoning(poisoned=21).check(replace(one_step, sizes=()))
+    DataPoisoning(poisoned=21, batch=22).check(one_step)
+    with pytest.raises(InputError, match=r"^poisoned: got 20 of every 19 examples"):
+        DataPoisoning(poisoned=20, epochs=2).check(one_step)  # who has epochs of its own trains in batches

@@ -65,17 +65,34 @@ def test_attackers_that_take_turns_plant_the_next_part_each_and_keep_it() -> Non
     assert found == [[0], [1], [], [2], [0]]
 
 
-def test_seats_are_kept_from_round_to_round() -> None:
-    attack, backdoor = DBA(poisoned=2), backdoor_of(SPLIT)
+def test_parts_go_by_the_order_of_the_list_and_not_by_the_clients_numbers() -> None:
+    found = planted(Noting(4), compromised=(4, 2, 5, 1), rounds=(1, 2, 3, 4), one_by_one=True)
+    assert found == [[0], [1], [2], [3]], "who is first in the list has the first part, and the first turn"
+    assert planted(Noting(4), compromised=(4, 2, 5, 1), rounds=(1,)) == [[3, 1, 0, 2]], "of clients 1, 2, 4 and 5"
+    assert planted(Noting(2), compromised=(4, 2, 1), rounds=(1,)) == [[0, 1]], "of 1, 2 and 4: 0, 1 and 0"
+
+
+def test_whoever_is_there_plants_its_own_part_in_every_round() -> None:
+    attack, trigger = DBA(poisoned=2), Noting(3)
     memory: Any = {}
-    counted = []
-    for clients in ((4, 7), (2, 7), (4,), (9, 2)):
-        scene = scene_of([client(0)] * len(clients), clients=clients, backdoor=backdoor, memory=memory)
+    counted, parts = [], []
+    for clients in ((2, 7), (7,), (4, 9), (2, 4)):
+        trigger.stamps_of.clear()
+        scene = scene_of(
+            [client(0)] * len(clients),
+            clients=clients,
+            compromised=(7, 4, 2, 9),
+            backdoor=backdoor_of(trigger),
+            memory=memory,
+        )
+        trigger.stamps_of.clear()
         attack.poison_updates(scene)
         memory = scene.memory
+        parts.append(list(dict.fromkeys(trigger.stamps_of)))
         counted.append(scene.counters["parts"])
-    assert memory["seats"].tolist() == [4, 7, 2, 9]
-    assert counted == [2, 1, 0, 0], "parts that nobody had planted before"
+    assert parts == [[2, 0], [0], [1, 0], [2, 1]]
+    assert counted == [2, 0, 1, 0], "parts that nobody had planted before"
+    assert memory["planted"].tolist() == [0, 1, 2]
 
 
 def test_each_attacker_sends_its_own_model_trained_with_its_own_part() -> None:

@@ -362,6 +362,10 @@ def test_what_was_sent_is_what_the_estimate_goes_by() -> None:
     assert factors.from_regression(scene.memory, 1, 1000) == pytest.approx(5, rel=1e-4)
 
 
+ONE_STEP: dict[str, Any] = {"poisoned": 20, "epochs": None}
+FEDSGD: dict[str, Any] = {"training": Training(algorithm="fedsgd"), "compromised": (0, 2)}
+
+
 @pytest.mark.parametrize(
     ("fields", "plot", "message"),
     [
@@ -373,7 +377,10 @@ def test_what_was_sent_is_what_the_estimate_goes_by() -> None:
         ),
         ({"gamma": "estimated"}, {"attacks": 1}, "^gamma: got estimated"),
         ({"mode": "train_and_scale"}, {}, "^bound: missing"),
-        ({"poisoned": 9, "batch": 8}, {}, "^poisoned: got 9 of every 8 examples; expected 8 at most$"),
+        ({"poisoned": 8, "batch": 8}, {}, "^poisoned: got 8 of every 8 examples; expected fewer than 8$"),
+        (ONE_STEP, {**FEDSGD, "sizes": (9, 90, 11)}, "^poisoned: got 20 of a step .* 20 examples; expected fewer"),
+        ({**ONE_STEP, "examples": 20, "data": "all"}, {**FEDSGD, "sizes": (9, 90, 11)}, "^poisoned: got 20 of"),
+        ({**ONE_STEP, "poisoned": 110, "data": "all"}, {**FEDSGD, "sizes": (9, 90, 11)}, "'s 110 examples"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_round(
@@ -388,7 +395,11 @@ def test_what_can_be_is_not_refused() -> None:
     ModelReplacement(gamma=5.0).check(plot_of(step=None))
     ModelReplacement(gamma="estimated").check(plot_of(step=None))
     ModelReplacement(mode="train_and_scale", bound=1.0).check(plot_of(step=None))
-    ModelReplacement(poisoned=8, batch=8).check(plot_of())
+    ModelReplacement(poisoned=7, batch=8).check(plot_of())
+    both = plot_of(**FEDSGD, sizes=(9, 90, 12))  # they train on all their data together
+    ModelReplacement(**ONE_STEP).check(both)
+    ModelReplacement(**ONE_STEP, data="all").check(plot_of(**FEDSGD, sizes=(9, 90, 11)))
+    ModelReplacement(**ONE_STEP).check(plot_of(**FEDSGD))
 
 
 def test_a_gamma_that_is_none_is_named_with_what_was_expected() -> None:

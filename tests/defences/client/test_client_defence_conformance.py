@@ -35,6 +35,10 @@ from fedsiege.training import Training
 NAMES = names("client_defence")
 SIZES, CLASSES, SEED = (12, 14, 16, 13), 2, 5
 ALL = range(len(SIZES))
+FIELDS: dict[str, dict[str, Any]] = {"loden": {"warmup": 0, "mode": "white_box", "fall": 0.0}}
+"""What a defence needs to act in two rounds."""
+BEGINS = {"loden": 1}
+"""The round, from 0, in which a defence acts first; elsewhere the first one."""
 
 
 def model() -> nn.Module:
@@ -56,7 +60,7 @@ def pictures(m: int, seed: int) -> Examples:
 
 def ground_of(one: Posted, task: Task, every: Sequence[Posted]) -> Ground:
     later = [other.defence for other in every[list(every).index(one) + 1 :]]
-    return Ground(task, pictures(8, 0), SIZES, sorted(one.clients), 6, "fp32", SIZES, len(SIZES), later)
+    return Ground(task, pictures(8, 0), SIZES, sorted(one.clients), 6, "fp32", SIZES, len(SIZES), later, rounds=2)
 
 
 class Shuffled:
@@ -71,7 +75,7 @@ class Shuffled:
 
 
 def defence_of(name: str, **given: Any) -> ClientDefence:
-    made: ClientDefence = build("client_defence", {"name": name, **given}, "test")
+    made: ClientDefence = build("client_defence", {"name": name, **FIELDS.get(name, {}), **given}, "test")
     return made
 
 
@@ -174,12 +178,13 @@ def test_the_neutral_setting_leaves_every_byte_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_setting_changes_every_clients_update_and_counts_it(name: str) -> None:
-    plain, done = updates_of(undefended()[0]), updates_of(defended(name)[0])
+    first = BEGINS.get(name, 0)
+    plain, done = updates_of(undefended()[first]), updates_of(defended(name)[first])
     assert done.shape == plain.shape
     assert done.isfinite().all()
     for client in ALL:
         assert not torch.equal(done[client], plain[client])
-    assert counted(defended(name), name)[defence_of(name).proof] > 0
+    assert counted(defended(name), label_of(defence_of(name)))[defence_of(name).proof] > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,15 +203,16 @@ def test_the_order_of_clients_and_torchs_own_numbers_do_not_matter(name: str) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_clients_that_use_it_are_touched(name: str) -> None:
-    done = rounds_of([defence_of(name, clients=[1, 3])], rounds=1)
-    plain, all_use_it = updates_of(undefended()[0]), updates_of(defended(name)[0])
+    first = BEGINS.get(name, 0)
+    done = rounds_of([defence_of(name, clients=[1, 3])], rounds=first + 1)
+    plain, all_use_it = updates_of(undefended()[first]), updates_of(defended(name)[first])
     for client in ALL:
-        assert torch.equal(updates_of(done[0])[client], (all_use_it if client in (1, 3) else plain)[client])
+        assert torch.equal(updates_of(done[first])[client], (all_use_it if client in (1, 3) else plain)[client])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_tells_is_finite_and_no_client_is_named(name: str) -> None:
-    counters = counted(defended(name), name)
+    counters = counted(defended(name), label_of(defence_of(name)))
     assert counters
     told = defence_of(name).told(counters)
     assert all(math.isfinite(n) for n in (*counters.values(), *told.values()))
@@ -218,7 +224,7 @@ def test_what_it_tells_is_finite_and_no_client_is_named(name: str) -> None:
 def test_guarantees_are_finite_and_say_how_they_were_found(name: str) -> None:
     defence, task = defence_of(name), task_of()
     (one,) = posted([defence], len(SIZES))
-    spent = defence.guarantees(counted(defended(name), name), ground_of(one, task, [one]))
+    spent = defence.guarantees(counted(defended(name), one.label), ground_of(one, task, [one]))
     assert bool(spent) == defence.private
     for guarantee in spent:
         assert guarantee.epsilon is not None
@@ -255,7 +261,7 @@ REFUSED = {
     for pair in [
         ("hamp", "relaxloss"),
         ("dp_fedavg", "dp_sgd"),
-        *(("dp_sgd", name) for name in ("instahide", "mixup", "relaxloss")),
+        *(("dp_sgd", name) for name in ("instahide", "loden", "mixup", "relaxloss")),
     ]
 }
 
@@ -265,18 +271,17 @@ def test_two_together_run_or_are_refused(first: str, second: str) -> None:
     pair = [defence_of(first), defence_of(second)]
     # One client has a single example.
     options: dict[str, Any] = {
-        "rounds": 1,
+        "rounds": 1 + max(BEGINS.get(name, 0) for name in (first, second)),
         "shards": tuple(pictures(m, 1 + k) for k, m in enumerate((12, 7, 1, 9))),
     }
     if frozenset((first, second)) in REFUSED:
         with pytest.raises(InputError, match=r"defences\.1: .*expected"):
             rounds_of(pair, **options)
         return
-    (done,) = rounds_of(pair, **options)
+    *_, done = rounds_of(pair, **options)
     assert updates_of(done).isfinite().all()
     assert len(updates_of(done)) == len(SIZES)
-    assert done.counters[first]
-    assert done.counters[second]
+    assert all(done.counters[label_of(one)] for one in pair)
 
 
 @dataclass(frozen=True)
@@ -370,7 +375,8 @@ def seen(start: Tensor, updates: Tensor, candidates: Examples) -> Seen:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_recorded_is_what_was_uploaded(name: str, tmp_path: Path) -> None:
-    candidates, done = pictures(5, 99), defended(name)[0]
+    first = BEGINS.get(name, 0)
+    candidates, done = pictures(5, 99), defended(name)[first]
     recorder = Recorder(task_of(), candidates, len(SIZES), CLASSES, tmp_path)
     recorder.begin()
     recorder.record(done)
@@ -380,7 +386,7 @@ def test_what_is_recorded_is_what_was_uploaded(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(trace.cosine(0), uploaded.cosine, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(trace.head(0), uploaded.head, rtol=1e-6)
     # And not what the clients' models were without the defence, or, where it edits the upload, before it.
-    raw = seen(done.start, updates_of(undefended()[0]), candidates)
+    raw = seen(done.start, updates_of(undefended()[first]), candidates)
     for client in ALL:
         assert np.abs(trace.loss(0)[client] - raw.loss[client]).max() > 1e-4
         assert np.abs(trace.cosine(0)[client] - raw.cosine[client]).max() > 1e-4

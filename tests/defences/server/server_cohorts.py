@@ -58,7 +58,7 @@ def cohort_of(rows: Tensor, weights: Sequence[float] = (), clients: Sequence[int
 
 def server_of(task: Task | None = None, seed: int = 0, number: int = 1, **given: Any) -> Server:
     """A server that knows the task and its layout, in one round."""
-    known: dict[str, Any] = {"number": number, "rng": stream(seed, "server", number), "expected": 7, "clients": 7}
+    known: dict[str, Any] = {"number": number, "rng": stream(seed, "server", number)}
     if task is not None:
         known |= {"task": task, "layout": task.layout, "start": task.state.clone()}
     return Server(**{**known, **given})

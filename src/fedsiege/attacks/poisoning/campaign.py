@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from fedsiege.attacks.poisoning.base import Poisoner
 from fedsiege.data.triggers.base import Backdoor
 from fedsiege.errors import InputError
+from fedsiege.records import Examples
 from fedsiege.streams import stream
 
 
@@ -25,7 +26,7 @@ class Compromised(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     clients: Annotated[tuple[int, ...] | None, BeforeValidator(lambda v: v if v is None else _numbers(v))] = None
-    """Their numbers; null: client 0, or the share."""
+    """Their numbers, in the order of their turns and of the parts of a trigger; null: client 0, or the share."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Instead of numbers: this share of all clients, at least one, drawn at random."""
     rounds: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
@@ -42,7 +43,7 @@ class Compromised(BaseModel):
     """Whether all of them attack in each round of attack, or one after the other, a round each."""
 
     def numbers(self, clients: int, seed: int) -> tuple[int, ...]:
-        """The compromised clients of K, sorted; InputError for one that there is not."""
+        """The compromised clients of K, in the order of the list; InputError for one that there is not."""
         if self.clients is not None and self.share is not None:
             raise InputError("compromised: got both clients and share; expected one of them")
         if self.share is not None:
@@ -53,7 +54,7 @@ class Compromised(BaseModel):
             raise InputError(
                 f"compromised.clients: got client {beyond[0]}; expected clients from 0 to {clients - 1}"
             )
-        return tuple(sorted(set(given)))
+        return tuple(dict.fromkeys(given))
 
     def attacks_in(self, rounds: int) -> tuple[int, ...]:
         """The rounds of attack of a federation of so many, sorted; InputError where there is none."""
@@ -61,8 +62,16 @@ class Compromised(BaseModel):
         found = self.rounds if self.rounds is not None else range(self.first, last + 1, self.every)
         inside = tuple(sorted({number for number in found if number <= rounds}))
         if not inside:
-            raise InputError(f"compromised: no round of attack lies within the {rounds} rounds of the federation")
+            raise InputError(f"compromised.{self._amiss(rounds)}")
         return inside
+
+    def _amiss(self, rounds: int) -> str:
+        """Why none of so many rounds is one of attack; `every` is never to blame, `first` being one of them."""
+        if self.rounds is not None:
+            return f"rounds: got {list(self.rounds)}; expected at least one of the federation's, 1 to {rounds}"
+        if self.first > rounds:
+            return f"first: got {self.first}; expected one of the federation's rounds, 1 to {rounds}"
+        return f"last: got {self.last}; expected null, or no round before `first` ({self.first})"
 
     def sure(self, number: int, clients: int, rounds: int, seed: int) -> tuple[int, ...]:
         """Who is sure to be invited to a round, of K clients."""
@@ -73,7 +82,7 @@ class Compromised(BaseModel):
 def attacking(
     number: int, compromised: tuple[int, ...], rounds: tuple[int, ...], one_by_one: bool
 ) -> tuple[int, ...]:
-    """Who is to attack in round `number`: all, or one after the other, in the rounds of attack."""
+    """Who is to attack in round `number`: all, or one after the other in their order, in the rounds of attack."""
     if number not in rounds:
         return ()
     return (compromised[rounds.index(number) % len(compromised)],) if one_by_one else compromised
@@ -85,11 +94,12 @@ class Campaign:
 
     Args:
         poisoner: what the attackers do, under this label.
-        compromised: the clients that the adversary plays, sorted.
+        compromised: the clients that the adversary plays, in the order of their turns.
         rounds: the rounds of attack, sorted.
         backdoor: what they plant, where they plant something.
         invited: whether the attackers of a round of attack are sure to be invited.
         one_by_one: whether a round of attack has one attacker, the next round the next one.
+        targets: the examples whose membership is asked about, where the attack makes that visible.
 
     """
 
@@ -100,9 +110,10 @@ class Campaign:
     backdoor: Backdoor | None = None
     invited: bool = True
     one_by_one: bool = False
+    targets: Examples | None = None
 
     def planned(self, number: int) -> tuple[int, ...]:
-        """Who is to attack in a round, sorted."""
+        """Who is to attack in a round, in their order."""
         return attacking(number, self.compromised, self.rounds, self.one_by_one)
 
     def sure(self, number: int) -> tuple[int, ...]:

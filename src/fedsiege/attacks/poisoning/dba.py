@@ -13,17 +13,17 @@ from fedsiege.errors import InputError
 from fedsiege.records import Counters
 from fedsiege.registry import register
 
-SEATS = "seats"
-"""What the attack keeps: the attackers in the order in which they first attacked."""
+PLANTED = "planted"
+"""What the attack keeps: the parts of the trigger that were planted so far."""
 
 
 @register("dba")
 class DBA(Poisoner):
     """Split the trigger: each attacker trains on its own part of it, and the backdoor is tested with all of them.
 
-    Attackers take the parts in the order in which they first attack, and keep them; where there are more attackers
-    than parts, several have the same. Each scales its own update. With `compromised.turns: one_by_one` each attacks
-    in a round of its own, as in the paper's single-shot attack, and `auto` makes the global model each of theirs in
+    Attackers have the parts in the order of `compromised.clients`, in every round; where there are more attackers
+    than parts, it begins anew. Each scales its own update. With `compromised.turns: one_by_one` each attacks in a
+    round of its own, as in the paper's single-shot attack, and `auto` makes the global model each of theirs in
     turn; where they attack together, it becomes the weighted mean of their models.
 
     The defaults are those of the authors' code for CIFAR-10, which divides the learning rate after 20 % and 80 % of
@@ -74,10 +74,9 @@ class DBA(Poisoner):
 
     def poison_updates(self, scene: Scene) -> Tensor:
         """gamma (X_i - G) of each attacker i [k, d], trained with its own part of the trigger."""
-        seats = self._seats(scene)
-        parts, gamma, sent = backdoor_of(scene).trigger.parts, factor(self.gamma, scene), []
-        for client, shard in zip(scene.clients, scene.shards, strict=True):
-            update, poisoned = mixed(scene, self, shard, client, part=seats.index(client) % parts)
+        parts, gamma, sent = self._parts(scene), factor(self.gamma, scene), []
+        for client, shard, part in zip(scene.clients, scene.shards, parts, strict=True):
+            update, poisoned = mixed(scene, self, shard, client, part=part)
             count_sent(scene, update, gamma, poisoned)
             sent.append(gamma * update)
         return torch.stack(sent)
@@ -86,11 +85,12 @@ class DBA(Poisoner):
         """Means of gamma, and of the norms before and after scaling; how many parts of the trigger were planted."""
         return told(counters)
 
-    def _seats(self, scene: Scene) -> list[int]:
-        """The attackers so far, in the order in which they first attacked."""
-        before = scene.memory[SEATS].tolist() if SEATS in scene.memory else []
-        after = [*before, *(client for client in scene.clients if client not in before)]
-        parts = backdoor_of(scene).trigger.parts
-        scene.count("parts", min(len(after), parts) - min(len(before), parts))
-        scene.memory = {**scene.memory, SEATS: torch.tensor(after, dtype=torch.int64)}
-        return after
+    def _parts(self, scene: Scene) -> list[int]:
+        """The part of each attacker of the round; parts that nobody planted before are counted and kept."""
+        seats = scene.compromised or scene.clients
+        parts = [seats.index(client) % backdoor_of(scene).trigger.parts for client in scene.clients]
+        before = scene.memory[PLANTED].tolist() if PLANTED in scene.memory else []
+        after = sorted({*before, *parts})
+        scene.count("parts", len(after) - len(before))
+        scene.memory = {**scene.memory, PLANTED: torch.tensor(after, dtype=torch.int64)}
+        return parts

@@ -68,12 +68,29 @@ class Recipe(Protocol):
         """The loss on triggered examples at which training ends; None: never."""
 
 
-def check_recipe(recipe: Recipe, plot: Plot, name: str) -> Backdoor:
-    """The backdoor of a run; InputError for a run, or a recipe, without triggered or with too many examples."""
-    batch = plot.batch if recipe.batch is None else recipe.batch
-    if batch is not None and recipe.poisoned > batch:
-        raise InputError(f"poisoned: got {recipe.poisoned} of every {batch} examples; expected {batch} at most")
-    return require_backdoor(plot, name)
+def check_recipe(recipe: Recipe, plot: Plot, name: str, pooled: int | None = None) -> Backdoor:
+    """The backdoor of a run; InputError for a run without one, and for a recipe that leaves no clean examples.
+
+    Args:
+        recipe: how the attackers train.
+        plot: the run.
+        name: the attack's.
+        pooled: how many examples they have at most, where they train on all of them together; None where each
+            trains on its own.
+
+    """
+    backdoor, c = require_backdoor(plot, name), recipe.poisoned
+    batch = training_of(recipe, plot.training).step_size
+    if batch is not None and c >= batch:
+        raise InputError(f"poisoned: got {c} of every {batch} examples; expected fewer than {batch}")
+    if batch is None and plot.sizes:
+        had = min(plot.sizes[client] for client in plot.compromised) if pooled is None else pooled
+        if c >= had:
+            raise InputError(
+                f"poisoned: got {c} of a step that takes all of an attacker's {had} examples; expected fewer than "
+                f"{had}"
+            )
+    return backdoor
 
 
 def backdoor_of(scene: Scene) -> Backdoor:

@@ -113,7 +113,7 @@ class ModelReplacement(Poisoner):
 
     def check(self, plot: Plot) -> None:
         """Refuse runs without a backdoor, and a gamma that cannot be had."""
-        check_recipe(self, plot, "model_replacement")
+        check_recipe(self, plot, "model_replacement", self._pooled(plot))
         if self.mode != "train_and_scale":
             factors.check_gamma(self.gamma, plot, "a number or estimated")
         elif self.bound is None:
@@ -165,6 +165,12 @@ class ModelReplacement(Poisoner):
         else:
             whole = factors.from_search(scene.memory, self.probe)
         return whole / len(scene.clients)
+
+    def _pooled(self, plot: Plot) -> int:
+        """How many clean examples they have at most in a round."""
+        owners = range(len(plot.sizes)) if self.data == "all" else plot.compromised
+        found = sum(plot.sizes[client] for client in owners) if plot.sizes else 0
+        return found if self.examples is None else min(found, self.examples)
 
     def _clean(self, scene: Scene) -> Examples:
         """The clean examples of a round."""

@@ -34,8 +34,12 @@ def _finding(poisoning: Poisoning) -> Finding | None:
     if poisoning.adversary is None:
         return _nobody(poisoning)
     who = poisoning.adversary.title
-    if not poisoning.detection.attackers.answers:
-        return Finding(f"{who} did not take place: no answer of an attacking client arrived.", (), None)
+    attackers = poisoning.detection.attackers
+    if not attackers.usable:
+        why = "no answer of an attacking client arrived"
+        if attackers.answers:
+            why = f"no answer of an attacking client could be used ({attackers.answers:,} arrived)"
+        return Finding(f"{who} did not take place: {why}.", (), None)
     if poisoning.adversary.plants and poisoning.backdoor and poisoning.success:
         return _planting(poisoning, poisoning.adversary, poisoning.backdoor, poisoning.success)
     return _damaging(poisoning, poisoning.adversary)
@@ -51,7 +55,39 @@ def done(poisoning: Poisoning | None, clients: int) -> list[str]:
     said += rounds_of(one.attack_rounds)
     if one.plants and poisoning.backdoor:
         said += f", to plant a backdoor: {purpose(poisoning.backdoor)}"
-    return [f"{said}."]
+    return [f"{said}.{missed(one)}"]
+
+
+def missed(who: Adversary) -> str:
+    """That there was no attack in some of the rounds planned, in a sentence after another; "" where there was."""
+    planned = who.planned_rounds or 0
+    without = planned - len(who.attack_rounds)
+    if without <= 0:
+        return ""
+    return (
+        f" In {without:,} of {count(planned, 'planned round')} of attack there was none: no attacker was invited, "
+        "no answer of theirs arrived that could be used, or the run had ended before."
+    )
+
+
+def defended(poisoning: Poisoning) -> list[str]:
+    """What the final model does where a defence says how to predict, in a sentence; none where none does."""
+    used = poisoning.defended_use
+    if used is None or used.accuracy is None:
+        return []
+    told = [f"main accuracy is {_beside(used.accuracy, poisoning.main.last)} at the end"]
+    if used.success:
+        told.append(f"backdoor accuracy {_beside(used.success, at(poisoning.success, 'last'))}")
+    if used.mistaken and poisoning.backdoor:
+        unit, wanted = poisoning.backdoor.unit, poisoning.backdoor.wanted
+        share = _beside(used.mistaken, at(poisoning.mistaken, "last"))
+        told.append(f"of clean {unit}s of other classes {share} are taken for {wanted}")
+    return [f"Predicted as {used.label} asks, {listed(told)}."]
+
+
+def _beside(figure: Measured, plain: Measured | None) -> str:
+    """A figure, and what it is where the model's own predictions count."""
+    return _brief(figure) + (f" instead of {percent(plain.value)}" if plain else "")
 
 
 def purpose(backdoor: Backdoor) -> str:
@@ -92,26 +128,36 @@ def lasting(success: Success) -> str:
 
 
 def server(poisoning: Poisoning) -> str:
-    """What the server made of the answers, in a sentence."""
+    """What the server made of the answers, in one or two sentences."""
     attackers, honest = poisoning.detection.attackers, poisoning.detection.honest
-    if not attackers.answers:
+    if not attackers.usable:
         return ""
     shares = [_rejected(attackers, "attackers’", " answers")]
-    shares += [_rejected(honest, "honest clients’", "")] if honest.answers else []
+    shares += [_rejected(honest, "honest clients’", "")] if honest.usable else []
     said = f"The server rejected {listed(shares)}"
     told = [one for one in (attackers, honest) if one.scale is not None]
     if any(abs((one.scale or 0.0) - 1) > UNTOUCHED for one in told):
         scales = [f"{fixed(one.scale)} for {'attackers' if one is attackers else 'honest clients'}" for one in told]
         said += f"; it scaled what it took by {listed(scales)} on average"
-    return f"{said}."
+    return f"{said}.{_dropped(attackers, honest)}"
+
+
+def _dropped(attackers: Answers, honest: Answers) -> str:
+    """How many answers could not be used, in a sentence after another; "" where all could."""
+    sides = (("attackers’", attackers), ("honest clients’", honest))
+    told = [f"{one.unusable:,} of the {whose} {one.answers:,}" for whose, one in sides if one.unusable]
+    if not told:
+        return ""
+    return f" Misshapen or not finite, and so dropped before, were {listed(told)}."
 
 
 def _rejected(one: Answers, whose: str, what: str) -> str:
     share = one.rejected.value if one.rejected else None
     some = "an unknown share" if share is None else percent(share) if share else "none"
-    if one.answers == 1:
-        return f"{some} of the {whose}{what or ' answers'} (one in all)"
-    return f"{some} of the {whose} {one.answers:,}{what}"
+    usable = " usable" if one.unusable else ""
+    if one.usable == 1:
+        return f"{some} of the {whose}{usable}{what or ' answers'} (one in all)"
+    return f"{some} of the {whose} {one.usable:,}{usable * bool(what)}{what}"
 
 
 def _planting(poisoning: Poisoning, who: Adversary, backdoor: Backdoor, success: Success) -> Finding:
@@ -150,6 +196,7 @@ def _planting_support(
     if (clean := at(poisoning.mistaken, moment)) is not None and clean.value is not None:
         said.append(_clean(poisoning, backdoor, clean, reached(success)[1]))
     said += _course(poisoning, who)
+    said += defended(poisoning)
     said.append(server(poisoning))
     if backdoor.test < FEW:
         said.append(f"Of {held_out(backdoor)} a single one is {points(1 / max(backdoor.test, 1))}.")
@@ -171,7 +218,12 @@ def _damaging(poisoning: Poisoning, who: Adversary) -> Finding:
     """An attack on the accuracy itself, or one that is told nothing of a backdoor."""
     main = poisoning.main
     before, attacked, last = main.before or UNKNOWN, main.attacked or UNKNOWN, main.last or UNKNOWN
-    support = [*([UNTRAINED] if poisoning.fresh else []), *_course(poisoning, who), server(poisoning)]
+    support = [
+        *([UNTRAINED] if poisoning.fresh else []),
+        *_course(poisoning, who),
+        *defended(poisoning),
+        server(poisoning),
+    ]
     if poisoning.backdoor and poisoning.success:
         told = f"{held_out(poisoning.backdoor)} are taken for {poisoning.backdoor.wanted} by the final model"
         support.append(f"{percent((poisoning.success.last or UNKNOWN).value)} of {told}.")
@@ -197,7 +249,7 @@ def _nobody(poisoning: Poisoning) -> Finding | None:
         f"Nobody attacks: {percent(last.value)} of {held_out(poisoning.backdoor)} are taken for "
         f"{poisoning.backdoor.wanted} all the same{_interval(last)}."
     )
-    return Finding(statement, ("What an attack achieves is to be compared with this.",), None)
+    return Finding(statement, ("What an attack achieves is to be compared with this.", *defended(poisoning)), None)
 
 
 def _course(poisoning: Poisoning, who: Adversary) -> list[str]:

@@ -13,6 +13,10 @@ HIJACK = {
     "since it was reached. A run that ends before says only that it is longer.",
     "Rejected": "Answers of which nothing entered the model. The share kept is 1 for an answer that had its whole "
     "say; the factor is what the server multiplied it with, below 1 where it clipped.",
+    "Unusable": "Answers that were misshapen or held a number that is not finite. They are dropped before any "
+    "defence or rule can judge them, and are not among those of which a share was rejected.",
+    "Predicted as a defence asks": "Some defences go on when training is done: with CRFL, noisy copies of the "
+    "final model vote on every example. Figures without such a remark are of the model’s own answers.",
     "Plants, demonstrably": "The 95 % interval of backdoor accuracy, after the first round of attack or at the "
     "end, lies above that of before the attack and above that of clean examples of other classes.",
     "Interval of an accuracy": "Wilson’s 95 % interval over the held-out examples. It covers which examples were "

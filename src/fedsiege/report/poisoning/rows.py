@@ -4,18 +4,22 @@ from dataclasses import dataclass
 
 from fedsiege.report.measured import Measured
 from fedsiege.report.poisoning.judged import UNKNOWN
-from fedsiege.report.poisoning.schema import Backdoor, Course, Poisoning, Sent
+from fedsiege.report.poisoning.schema import Backdoor, Course, InUse, Poisoning, Sent
 from fedsiege.report.words import NONE, digits, fixed, span
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A measure over the run: figures of three moments, and one over all rounds with `what` it is."""
+    """A measure over the run: figures of three moments, and one over all rounds with `what` it is.
+
+    `defended` is the figure at the end where a defence of the server's says how to predict.
+    """
 
     name: str
     before: Measured
     attacked: Measured
     last: Measured
+    defended: Measured
     over: Measured
     what: str
 
@@ -37,6 +41,7 @@ class Side:
 
     name: str
     answers: str
+    unusable: str
     rejected: Measured
     kept: str
     scale: str
@@ -45,22 +50,29 @@ class Side:
 def lines(poisoning: Poisoning) -> list[Line]:
     """The rows of the table of accuracies."""
     main, success, found = poisoning.main, poisoning.success, list[Line]()
+    used = poisoning.defended_use or InUse(label="")
     if main.before or main.attacked or main.last:
-        found.append(Line("Main accuracy", *_moments(main), main.lowest or UNKNOWN, "lowest"))
+        shares = (*_moments(main), used.accuracy or UNKNOWN)
+        found.append(Line("Main accuracy", *shares, main.lowest or UNKNOWN, "lowest"))
     if success:
+        shares = (*_moments(success), used.success or UNKNOWN)
         mean = Measured(value=success.mean, low=None, high=None)
-        found.append(Line("Backdoor accuracy", *_moments(success), mean, "mean"))
+        found.append(Line("Backdoor accuracy", *shares, mean, "mean"))
     if poisoning.mistaken:
-        found.append(Line(mistaken_name(poisoning.backdoor), *_moments(poisoning.mistaken), UNKNOWN, ""))
+        shares = (*_moments(poisoning.mistaken), used.mistaken or UNKNOWN)
+        found.append(Line(mistaken_name(poisoning.backdoor), *shares, UNKNOWN, ""))
     return found
 
 
 def moments(poisoning: Poisoning) -> dict[str, str]:
-    """The columns of that table in which there is a figure: `before`, `attacked`, `last`, `over` -> their heads."""
+    """The columns of that table in which there is a figure, by the names of a line's fields -> their heads."""
     rounds = poisoning.adversary.attack_rounds if poisoning.adversary else []
     after = "After the attack" if len(rounds) < 2 else "After the first round of attack"
     before = "Before" if poisoning.adversary else "At the start"
-    heads = {"before": before, "attacked": after, "last": "At the end", "over": "Over the rounds"}
+    heads = {"before": before, "attacked": after, "last": "At the end"}
+    if poisoning.defended_use:
+        heads["defended"] = f"At the end, predicted as {poisoning.defended_use.name} asks"
+    heads["over"] = "Over the rounds"
     rows = lines(poisoning)
     return {name: head for name, head in heads.items() if any(one.at(name).value is not None for one in rows)}
 
@@ -76,10 +88,22 @@ def sides(poisoning: Poisoning) -> list[Side]:
     found = poisoning.detection
     given = {"Attackers": found.attackers, "Honest clients": found.honest}
     return [
-        Side(name, f"{one.answers:,}", one.rejected or UNKNOWN, fixed(one.kept, 3), fixed(one.scale, 3))
+        Side(
+            name,
+            f"{one.answers:,}",
+            f"{one.unusable:,}",
+            one.rejected or UNKNOWN,
+            fixed(one.kept, 3),
+            fixed(one.scale, 3),
+        )
         for name, one in given.items()
         if one.answers
     ]
+
+
+def some_unusable(poisoning: Poisoning) -> bool:
+    """Whether there were answers that the server could not use, so that a column says how many."""
+    return bool(poisoning.detection.attackers.unusable or poisoning.detection.honest.unusable)
 
 
 def sent(one: Sent) -> list[str]:

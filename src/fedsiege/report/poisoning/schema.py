@@ -9,13 +9,14 @@ from fedsiege.report.measured import Measured, Record
 
 
 class Adversary(Record):
-    """Who attacked, as what, and in which rounds; `plants`: whether to plant a backdoor."""
+    """Who attacked, as what, in which rounds of how many planned ones; `plants`: whether to plant a backdoor."""
 
     name: str
     label: str
     title: str
     compromised: list[int]
     attack_rounds: list[int]
+    planned_rounds: int | None = None
     plants: bool = False
 
 
@@ -67,12 +68,22 @@ class Success(Course):
 
 
 class Answers(Record):
-    """What became of the answers of one side: the share that was rejected, their mean share in a say and factor."""
+    """What became of the answers of one side.
+
+    Of all that arrived some were `unusable`, misshapen or not finite. Of the others: the share that was rejected,
+    their mean share in a say and factor.
+    """
 
     answers: int = 0
+    unusable: int = 0
     rejected: Measured | None = None
     kept: float | None = None
     scale: float | None = None
+
+    @property
+    def usable(self) -> int:
+        """How many answers the server could judge."""
+        return self.answers - self.unusable
 
 
 class Detection(Record):
@@ -80,6 +91,20 @@ class Detection(Record):
 
     attackers: Answers = Answers()
     honest: Answers = Answers()
+
+
+class InUse(Record):
+    """What the final model does for whoever predicts with it as a defence of the server's, `label`, asks for."""
+
+    label: str
+    accuracy: Measured | None = None
+    success: Measured | None = None
+    mistaken: Measured | None = None
+
+    @property
+    def name(self) -> str:
+        """The defence without its fields, for the head of a column."""
+        return self.label.partition("(")[0]
 
 
 class Sent(Record):
@@ -110,6 +135,8 @@ class Poisoning(Record):
     mistaken: Course | None = None
     """Clean examples of other classes that are taken for the target."""
     detection: Detection = Detection()
+    defended_use: InUse | None = None
+    """Null where no defence asks for anything but the model's own predictions."""
     attacks: list[Sent] = Field(default_factory=list)
     fresh: bool = False
     """Whether the model was untrained before the first attack, so that what was measured then says nothing."""

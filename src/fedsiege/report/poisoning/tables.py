@@ -25,6 +25,7 @@ def frame(poisoning: Poisoning) -> pd.DataFrame:
     """One row a figure: which measure, of which moment or whom, its value, its interval and on how many it rests.
 
     Shares are shares, not per cent. `persistence` counts rounds; that of `run_ended` is at least so many.
+    `unusable` counts answers of n; the other figures about answers are of those that could be used.
     """
     table = pd.DataFrame(list(_figures(poisoning)), columns=list(FIGURES))
     return table.astype({**dict.fromkeys(("value", "low", "high"), "float64"), "n": "Int64"})
@@ -70,6 +71,10 @@ def _figures(
             yield name, moment, *_sides(getattr(course, moment) or UNKNOWN)
         if name == "main_accuracy":
             yield name, "lowest", *_sides(poisoning.main.lowest or UNKNOWN)
+    if used := poisoning.defended_use:
+        yield "main_accuracy", "defended_use", *_sides(used.accuracy or UNKNOWN)
+        yield "backdoor_accuracy", "defended_use", *_sides(used.success or UNKNOWN)
+        yield "mistaken", "defended_use", *_sides(used.mistaken or UNKNOWN)
     if poisoning.success:
         yield "backdoor_accuracy", "mean", poisoning.success.mean, None, None, None
         if lasts := poisoning.success.persistence:
@@ -81,9 +86,10 @@ def _figures(
 def _answers(
     whose: str, one: Answers
 ) -> Iterator[tuple[str, str, float | None, float | None, float | None, int | None]]:
-    yield "rejected", whose, *_sides(one.rejected or UNKNOWN)[:3], one.answers
-    yield "kept", whose, one.kept, None, None, one.answers
-    yield "scale", whose, one.scale, None, None, one.answers
+    yield "unusable", whose, float(one.unusable), None, None, one.answers
+    yield "rejected", whose, *_sides(one.rejected or UNKNOWN)[:3], one.usable
+    yield "kept", whose, one.kept, None, None, one.usable
+    yield "scale", whose, one.scale, None, None, one.usable
 
 
 def _sides(figure: Measured) -> tuple[float | None, float | None, float | None, int | None]:

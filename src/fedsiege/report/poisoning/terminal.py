@@ -5,7 +5,7 @@ from rich.text import Text
 
 from fedsiege.report.measured import Measured
 from fedsiege.report.poisoning.findings import held_out
-from fedsiege.report.poisoning.rows import SENT, lines, moments, sent, sides
+from fedsiege.report.poisoning.rows import SENT, lines, moments, sent, sides, some_unusable
 from fedsiege.report.poisoning.schema import Poisoning
 from fedsiege.report.tabular import figured, open_table
 from fedsiege.report.words import NONE, digits, span
@@ -29,7 +29,7 @@ def accuracies(poisoning: Poisoning, wide: bool) -> Table:
     table.add_column("", overflow="fold")
     columns = moments(poisoning)
     for head in columns.values():
-        table.add_column(head, justify="right")
+        table.add_column(Text(head), justify="right")
     for one in lines(poisoning):
         table.add_row(Text(one.name), *(figured(*one.written(moment), "", wide) for moment in columns))
     return table
@@ -39,10 +39,13 @@ def answers(poisoning: Poisoning, wide: bool) -> Table:
     """What the server made of the answers of attackers and of honest clients."""
     table = open_table("what became of answers")
     table.add_column("")
-    for head in ("Answers", "Rejected, %", "Mean share kept", "Mean factor"):
+    dropped = some_unusable(poisoning)
+    heads = ("Answers", *(["Unusable"] * dropped), "Rejected, %", "Mean share kept", "Mean factor")
+    for head in heads:
         table.add_column(head, justify="right")
     for one in sides(poisoning):
-        table.add_row(one.name, one.answers, _share(one.rejected, wide), one.kept, one.scale)
+        unusable = [one.unusable] * dropped
+        table.add_row(one.name, one.answers, *unusable, _share(one.rejected, wide), one.kept, one.scale)
     return table
 
 

@@ -1,0 +1,68 @@
+"""How often the decision of poisoning membership inference is right: in each round, in the last, at its best.
+
+The papers call an example a member where the global model gets it right, and report the best of all rounds. Which
+round that is nobody knows without the truth: an attacker gets what the last rounds give.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsiege.attacks.membership.base import recordings
+from fedsiege.attacks.poisoning.probing import correct
+from fedsiege.data.candidates import Audit
+from fedsiege.experiment.integrity import rate
+from fedsiege.experiment.prepare import Prepared
+from fedsiege.trace import Trace
+
+LAST = 20
+"""So many recorded rounds at the end are averaged over."""
+
+
+def decisions(prepared: Prepared, trace: Trace) -> dict[str, Any] | None:
+    """What result.json says of the decision `correct = member`, from the first round of attack on.
+
+    None where nobody makes membership visible, in a null test (which has no members), and where no attack of the
+    run had the probabilities recorded that the decision needs.
+    """
+    campaign = prepared.campaign
+    if campaign is None or not campaign.poisoner.probes or prepared.experiment.candidates.null:
+        return None
+    if "outputs" not in recordings(planned.attack for planned in prepared.attacks):
+        return None
+    owned = anybodys(prepared.candidates.audits)
+    columns = np.searchsorted(trace.ids, sorted(owned))
+    truth = np.array([owned[identity] for identity in sorted(owned)])
+    since = [t for t, number in enumerate(trace.rounds) if number >= campaign.rounds[0]]
+    if not since:
+        return None
+    right = np.stack([correct(trace.global_loss(t)[columns], trace.global_top(t)[columns]) == truth for t in since])
+    return judged(right, [trace.rounds[t] for t in since], truth)
+
+
+def anybodys(audits: tuple[Audit, ...]) -> Mapping[str, bool]:
+    """By id, whether an example that is asked about is anybody's; once, however many targets it was drawn for."""
+    groups = {i: g for one in audits for i, g in zip(one.ids.tolist(), one.groups.tolist(), strict=True)}
+    return {identity: group != "ofl" for identity, group in groups.items()}
+
+
+def judged(right: NDArray[np.bool_], rounds: list[int], truth: NDArray[np.bool_]) -> dict[str, Any]:
+    """The figures of decisions that are right or not [T, m], in rounds of these numbers [T]; `truth` [m]: member.
+
+    The mean over the last rounds has Wilson's interval of as many examples as there are: it is then too wide, if
+    anything, because an example is decided about several times.
+    """
+    accuracy, m = right.mean(1), len(truth)
+    best = int(accuracy.argmax())
+    last = right[-LAST:]
+    return {
+        "members": int(truth.sum()),
+        "nonmembers": int((~truth).sum()),
+        "chance": float(max(truth.mean(), 1 - truth.mean())),
+        "rounds": rounds,
+        "accuracy": accuracy.tolist(),
+        "best": {"round": rounds[best], **rate(float(accuracy[best]), m)},
+        "last": {"rounds": len(last), **rate(float(last.mean()), m)},
+    }
