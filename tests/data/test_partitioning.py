@@ -26,6 +26,7 @@ SCHEMES: list[tuple[dict[str, Any], int]] = [
     ({"name": "dirichlet", "alpha": 2.0, "min_size": 1, "self_balancing": True}, 4),
     ({"name": "inner_dirichlet"}, 4),
     ({"name": "inner_dirichlet", "sizes": [30, 20, 9]}, 3),
+    ({"name": "bias"}, 4),
     ({"name": "shard"}, 3),
     ({"name": "shard", "shards": None, "shard_size": 7, "keep_incomplete": True}, 4),
     ({"name": "pathological"}, 4),

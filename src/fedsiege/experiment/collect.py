@@ -69,6 +69,9 @@ def row(folder: Path, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+BY_ROUND = ("rounds", "accuracy")
+"""What result.json says of decisions round by round."""
+
 NOTHING: Mapping[str, Any] = {
     "accuracy": None,
     "train_accuracy": None,
@@ -114,9 +117,10 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def poisoned(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a run says of poisoning, but for what was submitted round by round; null where it says nothing.
+    """What a run says of poisoning, but for what is by round; null where it says nothing.
 
-    `fresh` is whether the model was untrained before the first attack, so that nothing is compared with it.
+    Where attackers made membership visible, `counters` is what the attack counted. `fresh` is whether the model was
+    untrained before the first attack, so that nothing is compared with it.
     """
     part = result.get("poisoning")
     if part is None:
@@ -124,7 +128,16 @@ def poisoned(result: Mapping[str, Any]) -> dict[str, Any] | None:
     adversary = part.get("adversary")
     config = result["experiment"]["config"]
     fresh = adversary is not None and begins_fresh(config, adversary["attack_rounds"])
-    return {**{key: value for key, value in part.items() if key != "attacks"}, "fresh": fresh}
+    found = {**{key: value for key, value in part.items() if key != "attacks"}, "fresh": fresh}
+    if decisions := part.get("decisions"):
+        found["decisions"] = {key: value for key, value in decisions.items() if key not in BY_ROUND}
+        found["counters"] = _counters(result, "poisoning")
+    return found
+
+
+def _counters(result: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What the component of this kind counted; empty where there is none."""
+    return next((dict(one["counters"]) for one in result["components"] if one["kind"] == kind), {})
 
 
 def defended(experiment: Experiment) -> tuple[list[str], list[str]]:

@@ -199,6 +199,7 @@ def plot_of(prepared: "Prepared", campaign: Campaign) -> Plot:
         secure_aggregation=e.secure_aggregation,
         training=e.training,
         sizes=[len(rows) for rows in prepared.shards],
+        targets=0 if campaign.targets is None else len(campaign.targets),
     )
 
 

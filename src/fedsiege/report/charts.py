@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedsiege.report.figures import floor, shown
+from fedsiege.report.findings import all_pooled
 from fedsiege.report.finished import Finished
 from fedsiege.report.poisoning import charts as poisoning
 from fedsiege.report.schema import Curve, Rate
@@ -35,6 +36,7 @@ def chart_data(run: Finished) -> dict[str, Any]:
         ],
         "history": _history(run),
         "hijack": poisoning.chart_data(run),
+        "decided": poisoning.decided_data(run),
     }
 
 
@@ -64,7 +66,7 @@ def _clients(run: Finished) -> dict[str, Any]:
             for fpr in run.fprs:
                 per_fpr = values.setdefault(str(row.style), {})
                 per_fpr.setdefault(fpr, []).append(_bar(row.rate(fpr)))
-    for row in run.rows():
+    for row in all_pooled(run):
         pooled[str(row.style)] = {fpr: row.rate(fpr).value for fpr in run.fprs}
     return {
         "targets": run.targets,

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from fedsiege.report.canvas import LOOK, Chart, canvas, legend, percent_tick, shortened, write_charts
 from fedsiege.report.finished import Finished
-from fedsiege.report.poisoning.figures import accuracy_figure
+from fedsiege.report.poisoning.figures import accuracy_figure, decisions_figure
 from fedsiege.report.schema import Curve, RoundCurve
 from fedsiege.report.style import style
 from fedsiege.report.words import fpr_name
@@ -26,7 +26,8 @@ GUESSING = "guessing"
 def figures(folder: Path | str, formats: Sequence[str] = ("pdf",)) -> list[Path]:
     """Write the figures of a finished run in these formats (pdf, png, svg), below its `figures/`.
 
-    They are `roc` and `rounds` where membership was audited, and `accuracy` where it was not or clients attacked.
+    They are `roc` and `rounds` where membership was audited, and `accuracy` where it was not or clients attacked;
+    `decisions` where attackers made membership visible.
     """
     return write_figures(Finished.read(folder), formats)
 
@@ -38,6 +39,8 @@ def write_figures(run: Finished, formats: Sequence[str] = ("pdf",)) -> list[Path
         charts = {"roc": partial(roc_figure, run), "rounds": partial(rounds_figure, run)}
     if run.besieged or not run.audited:
         charts["accuracy"] = partial(accuracy_figure, run)
+    if run.poisoning and run.poisoning.decisions:
+        charts["decisions"] = partial(decisions_figure, run)
     return write_charts(run.folder, charts, formats)
 
 

@@ -83,6 +83,11 @@ def members(run: Finished, number: int) -> str:
     return count(number, "pseudo-member" if run.report.null_test else "member")
 
 
+def all_pooled(run: Finished) -> list[Row]:
+    """The attacks on all audited clients taken together, as curves show them, whatever the run's default is."""
+    return run.rows("pooled" if "pooled" in run.wheres else None)
+
+
 def basis(run: Finished, rows: Sequence[Row]) -> str:
     """What a table's figures are measured on: 400 members and 1,000 non-members; upper bounds on half of them."""
     row = (attacks_of(rows) or rows)[0]
@@ -162,7 +167,7 @@ def done(run: Finished) -> list[str]:
 def warnings(run: Finished) -> list[str]:
     """The run's warnings but for the headline table's own footnotes, each once; a copied flaw comes first."""
     flaw = [] if frozen(run) else [f"{REDRAWN} (compat: {run.report.data.candidates['compat']})."]
-    footnotes = cautions(run, run.rows())
+    footnotes = cautions(run, [*run.rows(), *all_pooled(run)])
     return list(dict.fromkeys([*flaw, *(one for one in run.report.warnings if sentence(one) not in footnotes)]))
 
 

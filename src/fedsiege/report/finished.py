@@ -128,7 +128,11 @@ class Finished:
 
     @cached_property
     def wheres(self) -> list[Where]:
-        """Whose figures there are, the default first: pooled, mean, worst, any, coalition; else a lone target's."""
+        """Whose figures there are, the default first: pooled, mean, worst, any, coalition; else a lone target's.
+
+        Where poisoning is to make membership visible, what is asked is whether an example is anybody's: `any` is
+        then the default, if each of the attacks was judged on it.
+        """
         present = {one.target for one in self.report.attacks}
         found: list[Where] = []
         if "pooled" in present:
@@ -138,13 +142,30 @@ class Finished:
         if "worst" in present and len(self.targets) > 1:
             found.append("worst")
         found += [where for where in GROUPS if where in present]
+        if self._asks_for_any:
+            found = ["any", *(where for where in found if where != "any")]
         return found or list(self.targets[:1])
 
-    def rows(self, target: Where | None = None, against: str = "all") -> list[Row]:
-        """The attacks' figures in the run's order; `target` None means the run's default (pooled)."""
+    @cached_property
+    def against(self) -> str:
+        """The kind of non-members of the run's default figures; whoever is anybody's member is no IFL."""
+        return "ofl" if self.wheres[:1] == ["any"] else "all"
+
+    @cached_property
+    def _asks_for_any(self) -> bool:
+        judged = {one.attack for one in self.report.attacks if one.target == "any"}
+        made = {one.attack for one in self.report.attacks if not one.upper_bound}
+        return self.poisoning is not None and self.poisoning.probing and bool(judged) and made <= judged
+
+    def rows(self, target: Where | None = None, against: str | None = None) -> list[Row]:
+        """The attacks' figures in the run's order; without a `target` the run's default figures (pooled).
+
+        `against` None means all non-members, or the default's kind of them.
+        """
         where = target if target is not None else self.wheres[0] if self.wheres else "pooled"
         source = "pooled" if where == "mean" else where
-        found = self._entries.get((source, against), [])
+        kind = against or (self.against if target is None else "all")
+        found = self._entries.get((source, kind), [])
         return [self._row(one, where) for one in found if where != "mean" or one.mean_over_targets]
 
     def best(self, rows: list[Row]) -> Row | None:

@@ -18,13 +18,16 @@ from fedsiege.report import findings
 from fedsiege.report import page as pages
 from fedsiege.report.charts import chart_data, embedded
 from fedsiege.report.finished import Finished
+from fedsiege.report.poisoning import decided, rows
 from fedsiege.report.poisoning import findings as poisoning
-from fedsiege.report.poisoning import rows
-from fedsiege.report.poisoning.glossary import HIJACK
+from fedsiege.report.poisoning.glossary import DECIDED, HIJACK
 from fedsiege.report.poisoning.series import LINED, attacked_rounds, series
+from fedsiege.report.schema import Cost
 from fedsiege.report.tiles import tiles
+from fedsiege.report.words import duration, size
 
-HIJACKED, REJECTED = "Can the model be hijacked?", "Does the server reject honest clients?"
+HIJACKED, VISIBLE = "Can the model be hijacked?", "Does poisoning make membership visible?"
+REJECTED = "Does the server reject honest clients?"
 CANDIDATES = {
     "members": "Members",
     "ifl": "Other clients’ examples (IFL)",
@@ -87,6 +90,7 @@ def page(run: Finished) -> str:
             frozen=findings.frozen(run),
             candidates=_candidates(run.report.data.candidates),
             duplicates={DUPLICATES.get(key, key): value for key, value in run.report.data.duplicates.items()},
+            cost=_cost(run.report.cost),
             glossary=_glossary(run),
         )
     )
@@ -100,7 +104,7 @@ def fragment(run: Finished) -> str:
 @cache
 def _templates() -> Environment:
     made = pages.environment(findings)
-    made.globals.update(siege=poisoning, rows_of=rows)
+    made.globals.update(siege=poisoning, rows_of=rows, decided=decided)
     return made
 
 
@@ -112,6 +116,7 @@ def _context(run: Finished) -> dict[str, Any]:
         "headlines": [(one, tiles(run, one.about)) for one in findings.headlines(run)],
         "rows": rows,
         "best": run.best(rows),
+        "pooled": findings.all_pooled(run),
     }
 
 
@@ -123,7 +128,7 @@ def _sections(run: Finished) -> dict[str, str]:
         "figures": ("The figures", run.audited),
         "clients": ("Client by client", several),
         "rounds": ("Over the rounds", run.audited and bool(run.curves.rounds)),
-        "hijack": (HIJACKED if run.besieged else REJECTED, run.poisoning is not None),
+        "hijack": (_besieged(run), run.poisoning is not None),
         "accuracy": ("What was learnt", True),
         "null": ("Null test", run.report.null_test is not None),
         "paper": ("Beside the paper", run.report.paper is not None),
@@ -140,7 +145,29 @@ def _sections(run: Finished) -> dict[str, str]:
 
 def _glossary(run: Finished) -> dict[str, str]:
     """The words that the page's sections use."""
-    return {**(GLOSSARY if run.audited else {}), **(HIJACK if run.poisoning else {})}
+    decisions = DECIDED if run.poisoning and run.poisoning.decisions else {}
+    return {**(GLOSSARY if run.audited else {}), **decisions, **(HIJACK if run.poisoning else {})}
+
+
+def _besieged(run: Finished) -> str:
+    """The title of the section on poisoning."""
+    if not run.besieged:
+        return REJECTED
+    return VISIBLE if run.poisoning and run.poisoning.probing else HIJACKED
+
+
+def _cost(cost: Cost) -> dict[str, str]:
+    """Where the time went and what was taken; parts of training that were not measured apart are left out."""
+    parts = {"Attackers’ answers": cost.crafting_seconds, "Combining answers": cost.combining_seconds}
+    return {
+        "Wall time": duration(cost.wall_seconds),
+        "Training": duration(cost.train_seconds),
+        **{f"{name} (of training)": duration(value) for name, value in parts.items() if value is not None},
+        "Evidence": duration(cost.evidence_seconds),
+        "Attacks": duration(cost.attack_seconds),
+        "Peak memory": size(cost.peak_memory_bytes),
+        "Trace on disk": size(cost.trace_bytes),
+    }
 
 
 def _candidates(given: Mapping[str, Any]) -> dict[str, str]:

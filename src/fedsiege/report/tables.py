@@ -26,7 +26,7 @@ FIGURES = (
 RATES = (("tpr", ""), ("tpr", "_low"), ("tpr", "_high"), ("false_positives", ""))
 
 
-def frame(run: Finished, target: Where | None = None, against: str = "all") -> pd.DataFrame:
+def frame(run: Finished, target: Where | None = None, against: str | None = None) -> pd.DataFrame:
     """One row an attack, figures as numbers: AUC and TPR at each FPR with their intervals, false positives."""
     return _frame(run, run.rows(target, against))
 

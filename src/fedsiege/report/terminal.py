@@ -53,7 +53,7 @@ def figures_table(run: Finished, width: int = 80) -> Table:
     """Attacks by AUC and TPR at each FPR, intervals beside or below; the best attack in bold."""
     rows = run.rows()
     best = run.best(rows)
-    title = f"{where_name(run, run.wheres[0])}, against {AGAINST['all']}: {basis(run, rows)}"
+    title = f"{where_name(run, run.wheres[0])}, against {AGAINST[run.against]}: {basis(run, rows)}"
     table = open_table(title)
     table.add_column("Attack", overflow="fold")
     table.add_column("AUC", justify="right", no_wrap=True)

@@ -2,9 +2,10 @@
 
 from fedsiege.report.finding import About, Tile
 from fedsiege.report.finished import Finished, Row
+from fedsiege.report.poisoning import decided
 from fedsiege.report.poisoning.judged import UNKNOWN, reached
 from fedsiege.report.poisoning.rows import moments
-from fedsiege.report.poisoning.schema import Lasting, Poisoning
+from fedsiege.report.poisoning.schema import Decisions, Lasting, Poisoning
 from fedsiege.report.words import SPACE, count, fixed, fixed_span, fpr_name, percent, span
 
 
@@ -55,7 +56,7 @@ def _learnt(run: Finished) -> Tile:
 
 
 def _hijack(poisoning: Poisoning) -> list[Tile]:
-    found = []
+    found = _decided(poisoning.decisions) if poisoning.decisions else []
     if success := poisoning.success:
         moment, value = reached(success)
         when = "at the end" if moment == "last" else moments(poisoning).get(moment, "").lower()
@@ -74,6 +75,16 @@ def _hijack(poisoning: Poisoning) -> list[Tile]:
         note = f"of {count(attackers.usable, 'answer')}{others}"
         found.append(Tile("Attackers’ answers rejected", percent(attackers.rejected.value), note))
     return found
+
+
+def _decided(found: Decisions) -> list[Tile]:
+    best = found.best
+    note = f"over {decided.over(found)}"
+    interval = f", {span(found.last)}{SPACE}%" if span(found.last) else ""
+    return [
+        Tile("Right decisions", percent(found.last.value), f"{note}{interval}; guessing {percent(found.chance)}"),
+        Tile("In the best round", percent(best.value), f"round {best.round}, {decided.HINDSIGHT}"),
+    ]
 
 
 def _lasting(one: Lasting) -> Tile:

@@ -21,7 +21,9 @@ from fedsiege.report.grid.poisoning.glossary import SIEGE
 from fedsiege.report.grid.poisoning.measures import Measure, Siege
 from fedsiege.report.grid.poisoning.places import ALL
 from fedsiege.report.grid.tables import extremes, heading
+from fedsiege.report.html import HIJACKED, VISIBLE
 from fedsiege.report.measured import Measured
+from fedsiege.report.poisoning.glossary import DECIDED
 from fedsiege.report.poisoning.judged import UNKNOWN
 from fedsiege.report.words import fpr_name
 
@@ -96,13 +98,25 @@ def report_of(folder: str) -> str:
 
 def heat(measure: Measure, figure: Measured) -> float:
     """How strongly a cell of a table is coloured, from 0 to 1."""
-    strength = (figure.value or 0.0) / (1.0 if measure.unit == "share" else MOST)
+    above = (figure.value or 0.0) - measure.floor
+    strength = above / (1.0 - measure.floor if measure.unit == "share" else MOST)
     return min(max(strength, 0.0), 1.0)
+
+
+def _besieged(sweep: FinishedSweep) -> str:
+    """The title of the section on attackers: those who make membership visible want something else."""
+    made = [point for point in sweep.points if measures.attacked(point)]
+    return VISIBLE if made and all(measures.probes(point) for point in made) else HIJACKED
 
 
 def _glossary(sweep: FinishedSweep) -> dict[str, str]:
     """The words that the page's sections use."""
-    return {**(GLOSSARY if sweep.audited or not sweep.besieged else {}), **(SIEGE if sweep.besieged else {})}
+    visible = any(measures.probes(point) for point in sweep.points)
+    return {
+        **(GLOSSARY if sweep.audited or not sweep.besieged else {}),
+        **(DECIDED if visible else {}),
+        **(SIEGE if sweep.besieged else {}),
+    }
 
 
 @cache
@@ -146,7 +160,7 @@ def _sections(sweep: FinishedSweep) -> dict[str, str]:
         "strongest": ("The strongest attack on each cell", measured),
         "cells": ("All cells", measured),
         "sieges": ("Who is kept out, setting by setting", several),
-        "hijack": ("Can the model be hijacked?", sweep.besieged),
+        "hijack": (_besieged(sweep), sweep.besieged),
         "besieged": ("Every cell, attacked or not", sweep.besieged or bare),
         "paper": ("Beside the paper", sweep.report.paper is not None),
         "privacy": ("Differential privacy that was spent", any(findings.epsilons(p) for p in sweep.points)),

@@ -16,6 +16,10 @@ from fedsiege.report.words import bare_points, count, digits, listed, points_spa
 
 ACCURACY = "accuracy"
 CHANGE = "accuracy_change"
+DECISIONS = {
+    "last_decision": "right over the last rounds",
+    "best_decision": "right in the best round, chosen with the truth",
+}
 SIDES = ("agrees", "ours is higher", "ours is lower")
 COLUMNS = (
     *("cell", "attack", "metric", "against", "published", "spread", "rounding"),
@@ -37,7 +41,8 @@ def lines(sweep: FinishedSweep, paper: Paper) -> dict[str, list[Line]]:
     """Cell -> its lines, both in the paper's order."""
     found: dict[str, list[Line]] = {}
     for figure in paper.figures:
-        subject = sweep.names.get(figure.attack, figure.attack) if figure.attack else "Test accuracy"
+        bare = "Decisions on membership" if figure.metric in DECISIONS else "Test accuracy"
+        subject = sweep.names.get(figure.attack, figure.attack) if figure.attack else bare
         seeds = str(figure.ours.n or "") if figure.ours else ""
         found.setdefault(figure.cell, []).append(Line(subject, compared(figure), seeds, figure.verdict))
     return found
@@ -47,8 +52,9 @@ def compared(figure: Published) -> Compared:
     """A published figure and ours, written alike: shares in per cent, changes of accuracy in points."""
     ours = figure.ours or Measured(value=None, low=None, high=None)
     spread = f"± {100 * figure.spread:.2f}" if figure.spread is not None else ""
-    if figure.metric == ACCURACY:
-        return Compared(ACCURACY, digits(figure.published), spread, digits(ours.value), span(ours))
+    if figure.metric == ACCURACY or figure.metric in DECISIONS:
+        name = DECISIONS.get(figure.metric, ACCURACY)
+        return Compared(name, digits(figure.published), spread, digits(ours.value), span(ours))
     if figure.metric == CHANGE:
         name = f"change from {figure.against}, points"
         return Compared(name, bare_points(figure.published), spread, bare_points(ours.value), points_span(ours))

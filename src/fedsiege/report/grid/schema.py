@@ -74,8 +74,8 @@ class Cell(_Record):
 class Published(schema.Published):
     """A published figure of a cell and ours, whose `n` is the number of seeds that it is the mean of.
 
-    `attack` is empty where the figure is an accuracy; `against` is the cell that a change of accuracy is from.
-    `rounding` is half the last digit that the paper prints.
+    `attack` is empty where the figure is an accuracy or of decisions on membership; `against` is the cell that a
+    change of accuracy is from. `rounding` is half the last digit that the paper prints.
     """
 
     cell: str

@@ -1,4 +1,4 @@
-"""The figure of main and backdoor accuracy over the rounds, with the rounds of attack marked."""
+"""Figures over the rounds: main and backdoor accuracy with the rounds of attack marked; decisions on membership."""
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -6,7 +6,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedsiege.report.canvas import LOOK, Chart, canvas, legend, percent_tick, shortened
 from fedsiege.report.finished import Finished
-from fedsiege.report.poisoning.series import LINED, Series, attacked_rounds, series
+from fedsiege.report.poisoning.decided import HINDSIGHT, final, over
+from fedsiege.report.poisoning.series import DECISIONS, LINED, Series, attacked_rounds, series
 from fedsiege.report.style import style
 
 GREY = "#9aa1ab"
@@ -25,6 +26,27 @@ def accuracy_figure(run: Finished) -> Chart:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
             axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
             axes.set(xlabel="Round", ylabel="Accuracy on held-out data", ylim=(0, 1.02))
+        legend(chart, axes)
+    return chart
+
+
+def decisions_figure(run: Finished) -> Chart:
+    """Right decisions on membership over rounds: the mean over the last ones, the best round, and guessing."""
+    found = run.poisoning.decisions if run.poisoning else None
+    last = final(found) if found else None
+    names = ["right decisions", f"mean over {over(found)}", f"best round, {HINDSIGHT}"] if found and last else []
+    with mpl.rc_context(LOOK):
+        chart, axes = canvas(names, height=2.4)
+        if found and last:
+            look = style(DECISIONS)
+            mean, best = found.last.value or 0.0, found.best.value or 0.0
+            axes.axhline(found.chance, color=GREY, linewidth=0.8, label="guessing")
+            axes.plot(found.rounds, found.accuracy, color=look.light, linewidth=0.9, label=names[0])
+            axes.plot(last, [mean, mean], color=look.light, linewidth=2.2, label=shortened(names[1]))
+            axes.plot([found.best.round], [best], color=look.light, linestyle="", marker="D", label=names[2])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
+            axes.set(xlabel="Round", ylabel="Right decisions", ylim=(0, 1.02))
         legend(chart, axes)
     return chart
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fedsiege.report.finding import Finding
 from fedsiege.report.measured import Measured
+from fedsiege.report.poisoning import decided
 from fedsiege.report.poisoning.judged import UNKNOWN, Moment, at, harmless, planted, reached
 from fedsiege.report.poisoning.schema import Adversary, Answers, Backdoor, Poisoning, Success
 from fedsiege.report.words import SPACE, count, fixed, listed, percent, points, sentence, span
@@ -42,6 +43,8 @@ def _finding(poisoning: Poisoning) -> Finding | None:
         return Finding(f"{who} did not take place: {why}.", (), None)
     if poisoning.adversary.plants and poisoning.backdoor and poisoning.success:
         return _planting(poisoning, poisoning.adversary, poisoning.backdoor, poisoning.success)
+    if poisoning.probing:
+        return _probing(poisoning, poisoning.adversary)
     return _damaging(poisoning, poisoning.adversary)
 
 
@@ -55,6 +58,8 @@ def done(poisoning: Poisoning | None, clients: int) -> list[str]:
     said += rounds_of(one.attack_rounds)
     if one.plants and poisoning.backdoor:
         said += f", to plant a backdoor: {purpose(poisoning.backdoor)}"
+    elif poisoning.probing:
+        said += ", to find members"
     return [f"{said}.{missed(one)}"]
 
 
@@ -212,6 +217,19 @@ def _clean(poisoning: Poisoning, backdoor: Backdoor, clean: Measured, value: Mea
     if value.low is not None and clean.high is not None and value.low <= clean.high:
         said += ": the trigger makes no demonstrable difference"
     return f"{said}."
+
+
+def _probing(poisoning: Poisoning, who: Adversary) -> Finding:
+    """An attack that is to make membership visible; what it costs in main accuracy stands beside it."""
+    cost = [*_course(poisoning, who), UNTRAINED if poisoning.fresh else WITHOUT_IT, *defended(poisoning)]
+    support = (*cost, server(poisoning))
+    found = poisoning.decisions
+    if found is None:
+        last = poisoning.main.last or UNKNOWN
+        return Finding(f"Under {who.title} main accuracy is {_brief(last)} at the end.", support, None)
+    does = "shows" if decided.shows(found) else "does not demonstrably show"
+    statement = f"Under {who.title} membership {does}: {decided.statement(found)}."
+    return Finding(statement, (decided.hindsight(found), *support), True if decided.shows(found) else None)
 
 
 def _damaging(poisoning: Poisoning, who: Adversary) -> Finding:

@@ -2,6 +2,16 @@
 
 from fedsiege.report.words import SPACE
 
+DECIDED = {
+    "Decision": "An example is called a member where the global model gets it right. It is a member if it is "
+    "anybody’s, and each example counts once, however many clients it was drawn for.",
+    "Over the last rounds": "The mean over the last recorded rounds: what an attacker gets who has no truth to "
+    "choose a round by. Wilson’s interval is that of so many examples; each was decided about several times.",
+    "In the best round": "The round in which most decisions were right. To find it takes the truth, which an "
+    "attacker does not have; published figures of these attacks are often of this round.",
+}
+"""Whether a model’s answers give members away."""
+
 HIJACK = {
     "Backdoor accuracy": "The share of held-out examples with the trigger that the global model takes for the "
     "class that the attacker wants. Nobody trains on these examples, and none truly is of that class.",

@@ -1,15 +1,18 @@
 """The type of result.json's part about poisoning: what a report on compromised clients may rely on."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedsiege.report.measured import Measured, Record
 
 
 class Adversary(Record):
-    """Who attacked, as what, in which rounds of how many planned ones; `plants`: whether to plant a backdoor."""
+    """Who attacked, as what, in which rounds of how many planned ones.
+
+    `plants` says whether to plant a backdoor, `probes` whether to make membership visible.
+    """
 
     name: str
     label: str
@@ -18,6 +21,7 @@ class Adversary(Record):
     attack_rounds: list[int]
     planned_rounds: int | None = None
     plants: bool = False
+    probes: bool = False
 
 
 class Backdoor(Record):
@@ -125,6 +129,39 @@ class Sent(Record):
     success: float | None = None
 
 
+class BestRound(Measured):
+    """The round in which decisions were right most often: which it is takes the truth to find."""
+
+    round: int
+
+
+class LastRounds(Measured):
+    """How often decisions were right over so many recorded rounds at the end."""
+
+    rounds: int
+
+
+class Decisions(Record):
+    """How often `member where the model is right` was right, in recorded rounds from the first attack on.
+
+    `accuracy` is by round; both lists are empty in sweep.json. `chance` is what the better constant answer gets.
+    """
+
+    members: int
+    nonmembers: int
+    chance: float
+    rounds: list[int] = Field(default_factory=list)
+    accuracy: list[float] = Field(default_factory=list)
+    best: BestRound
+    last: LastRounds
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        if len(self.rounds) != len(self.accuracy):
+            raise ValueError(f"lists of unequal length: {len(self.rounds)} rounds, {len(self.accuracy)} accuracies")
+        return self
+
+
 class Poisoning(Record):
     """Everything about compromised clients; without an adversary, what is measured where nobody attacks."""
 
@@ -137,6 +174,10 @@ class Poisoning(Record):
     detection: Detection = Detection()
     defended_use: InUse | None = None
     """Null where no defence asks for anything but the model's own predictions."""
+    decisions: Decisions | None = None
+    """Null where nobody makes membership visible, or no attack had recorded what the decision needs."""
+    counters: dict[str, float | None] = Field(default_factory=dict)
+    """What the attack counted; in sweep.json alone, as a run says it of its components."""
     attacks: list[Sent] = Field(default_factory=list)
     fresh: bool = False
     """Whether the model was untrained before the first attack, so that what was measured then says nothing."""
@@ -145,6 +186,11 @@ class Poisoning(Record):
     def asked(self) -> bool:
         """Whether anything was to be planted or spoilt; else it says only what became of honest answers."""
         return self.adversary is not None or self.backdoor is not None
+
+    @property
+    def probing(self) -> bool:
+        """Whether the attack is to make membership visible; older files say so by their decisions alone."""
+        return self.decisions is not None or (self.adversary is not None and self.adversary.probes)
 
 
 def begins_fresh(config: Mapping[str, Any], attack_rounds: list[int]) -> bool:

@@ -10,6 +10,8 @@ from fedsiege.report.schema import Moment
 
 MAIN, BACKDOOR, MISTAKEN = 0, 7, 1
 """The numbers of their styles: apart in colour and dash."""
+DECISIONS = 4
+"""The number of the style of decisions on membership, which have a chart of their own."""
 LINED = 12
 """With at most so many rounds of attack a line marks each; with more, marks below the axis do."""
 

@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsiege.report.measured import Measured
+from fedsiege.report.poisoning import decided
 from fedsiege.report.poisoning.findings import held_out
 from fedsiege.report.poisoning.rows import SENT, lines, moments, sent, sides, some_unusable
 from fedsiege.report.poisoning.schema import Poisoning
@@ -15,11 +16,27 @@ FIRST = 12
 
 
 def tables(poisoning: Poisoning | None, wide: bool) -> list[Table]:
-    """Accuracies, what became of answers, and what was submitted; those that have something to say."""
+    """Decisions on membership, accuracies, what became of answers, what was submitted; those that say something."""
     if poisoning is None:
         return []
-    found = [accuracies(poisoning, wide), answers(poisoning, wide), submitted(poisoning)]
+    found = [
+        decisions(poisoning, wide),
+        accuracies(poisoning, wide),
+        answers(poisoning, wide),
+        submitted(poisoning),
+    ]
     return [table for table in found if table.row_count]
+
+
+def decisions(poisoning: Poisoning, wide: bool) -> Table:
+    """How often the decision on membership was right: over the last rounds, in the best, and by guessing."""
+    found = poisoning.decisions
+    table = open_table(f"decisions on {decided.asked(found)}: {decided.RULE}" if found else "")
+    table.add_column("", overflow="fold")
+    table.add_column("right, per cent", justify="right")
+    for one in decided.rows(found):
+        table.add_row(Text(one.name), _share(one.figure, wide))
+    return table
 
 
 def accuracies(poisoning: Poisoning, wide: bool) -> Table:

@@ -135,6 +135,43 @@
     ));
   }
 
+  function decided() {
+    if (!data.decided) return;
+    const ink = INKS[theme()];
+    const {round, value, last: end, best, chance} = data.decided;
+    const {colour} = coloured(data.decided);
+    const hovertemplate = "<b>%{y:.3~g} %</b>";
+    draw("chart-decided", [
+      {
+        name: "right decisions", x: round, y: hundred(value), mode: round.length > 1 ? "lines" : "markers",
+        line: {color: colour, width: 1.6}, marker: {color: colour}, hovertemplate,
+      },
+      {
+        name: "mean over the last rounds", x: end.rounds, y: hundred([end.value, end.value]), mode: "lines",
+        line: {color: colour, width: 4}, hoverinfo: "skip",
+      },
+      {
+        name: "best round", x: [best.round], y: hundred([best.value]), mode: "markers",
+        marker: {symbol: "diamond", size: 10, color: colour}, hovertemplate: "<b>%{y:.3~g} %</b>, chosen with the truth",
+        cliponaxis: false,
+      },
+    ], layout(
+      {title: "Round", rangemode: "tozero", unifiedhovertitle: {text: "Round %{x}"}},
+      {title: "Right decisions", ticksuffix: "\u00a0%", range: [0, 102]},
+      {
+        hovermode: "x unified",
+        shapes: [{
+          type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * chance, y1: 100 * chance, layer: "below",
+          line: {color: ink.muted, width: 1.2, dash: "4px,3px"},
+        }],
+        annotations: [{
+          x: best.round, y: 100 * best.value, text: "chosen with the truth", showarrow: false, yanchor: "bottom",
+          yshift: 8, font: {size: 12, color: ink.ink},
+        }],
+      },
+    ));
+  }
+
   function accuracy() {
     const ink = INKS[theme()];
     const {round, accuracy: value, loss, train} = data.history;
@@ -154,7 +191,7 @@
     ));
   }
 
-  const all = () => [roc, clients, rounds, hijack, accuracy].forEach((one) => one());
+  const all = () => [roc, clients, rounds, hijack, decided, accuracy].forEach((one) => one());
 
   function chooseTable() {
     const chosen = (name) => document.querySelector(`input[name=${name}]:checked`)?.value;

@@ -9,10 +9,12 @@ from fedsiege.report.grid.poisoning.measures import (
     acted,
     attacked,
     over_runs,
+    parts,
     planted,
     plants,
+    probes,
 )
-from fedsiege.report.grid.poisoning.rivals import Rival, gets, harm, rivals, title
+from fedsiege.report.grid.poisoning.rivals import Rival, gets, gives_away, harm, rivals, title
 from fedsiege.report.grid.verdict import Headline, Verdict
 from fedsiege.report.measured import Measured
 from fedsiege.report.poisoning.judged import harmless
@@ -28,6 +30,7 @@ ONE_SEED = (
     f"One seed: Wilson’s 95{SPACE}% intervals over the held-out examples, and nothing here says how another "
     "training run would come out."
 )
+CALLED = "An example is called a member where the model gets it right"
 LOST = (
     "What an attack costs in main accuracy is measured beside the cell with the same defence in which nobody "
     "attacks, seed by seed; where there is none it is not known."
@@ -53,8 +56,11 @@ def headline(siege: Siege) -> Headline | None:
 def verdict(siege: Siege, setting: str) -> Verdict | None:
     """What one setting says; None where nobody attacked in it. What never acted is not judged."""
     cells = [point for point in siege.places.of(setting) if attacked(point) and acted(point)]
-    planting, others = [one for one in cells if plants(one)], [one for one in cells if not plants(one)]
+    planting = [one for one in cells if plants(one)]
+    probing = [one for one in cells if probes(one) and not plants(one)]
+    others = [one for one in cells if not (plants(one) or probes(one))]
     said = [_planting(siege, planting)] if planting else []
+    said += [_probing(siege, probing)] if probing else []
     said += [_damaging(siege, others)] if others else []
     if not said:
         return None
@@ -124,6 +130,33 @@ def _alone(siege: Siege, cells: Sequence[Point]) -> Verdict:
     return Verdict("", statement, (support,), False if True in shown else True if out else None)
 
 
+def _probing(siege: Siege, cells: Sequence[Point]) -> Verdict:
+    """Attacks that make membership visible: the defence, in the budget, that gives least away to the best."""
+    found = [one for one in rivals(siege, cells, gives_away) if one.figure.value is not None]
+    if not found:
+        return Verdict(
+            "", "No decision on membership was measured under an attack that makes it visible.", (), None
+        )
+    called, bare = _called(cells), next((one for one in found if one.undefended), None)
+    within = [
+        one for one in found if one is bare or (one.cost.value or 0.0) <= siege.sweep.report.budget + ROUNDING
+    ]
+    best = min(within or found, key=lambda one: one.figure.value or 0.0)
+    right = f"decisions by {_strongest(best)} are right for {_figure(best.figure)} of the examples"
+    last = "over the last rounds"
+    if len(found) < 2:
+        return Verdict("", f"{right[:1].upper()}{right[1:]} {last}.", (called, _rejections(best)), None)
+    budget = f" within an accuracy budget of {points(siege.sweep.report.budget)}" * bool(bare and within)
+    if best is bare:
+        statement = f"No defence gives less of membership away than {best.name}{budget}: {right} {last}."
+        return Verdict("", statement, (called, _left_out(siege, cells, found), _hindsight(found)), False)
+    lower = bare is not None and best.figure.high is not None and best.figure.high < (bare.figure.low or 0.0)
+    beside = f", and {percent(bare.figure.value)} with {bare.name}" if bare else ""
+    statement = f"{best.name} gives least of membership away{budget}: {right} {last}{beside}."
+    support = (called, _price(best), _rejections(best), _left_out(siege, cells, found), _hindsight(found))
+    return Verdict("", statement, support, True if lower else None)
+
+
 def _damaging(siege: Siege, cells: Sequence[Point]) -> Verdict:
     """Attacks on main accuracy itself: the defence under which the worst of them leaves most of it."""
     found = rivals(siege, cells, harm)
@@ -146,6 +179,13 @@ def _damaging(siege: Siege, cells: Sequence[Point]) -> Verdict:
         helps = True if left.low is not None and other.high is not None and left.low > other.high else None
     statement = f"{lead}: {leaves}{beside}."
     return Verdict("", statement, (_rejections(best), _left_out(siege, cells, found), _hindsight(found)), helps)
+
+
+def _called(cells: Sequence[Point]) -> str:
+    """What a decision is, and how often guessing is right, where that is the same in all cells."""
+    decisions = [one.decisions for point in cells for one in parts(point).values() if one.decisions]
+    chances = {percent(one.chance) for one in decisions}
+    return f"{CALLED}; guessing is right for {chances.pop()}." if len(chances) == 1 else f"{CALLED}."
 
 
 def _strongest(one: Rival) -> str:

@@ -20,6 +20,11 @@ from fedsiege.report.poisoning.judged import at as course
 from fedsiege.report.poisoning.schema import Poisoning
 from fedsiege.report.words import bare_points, digits, points_span, span
 
+FEASIBLE = "feasible_share"
+"""The counter of attacks that look for a poison within a bound."""
+GUESSING = 0.5
+"""Guessing, where half of the examples that are asked about are members."""
+
 Figure = Callable[["Siege", Point], Measured]
 
 
@@ -33,6 +38,8 @@ class Measure:
     unit: Literal["share", "points"]
     good: bool
     figure: Figure
+    floor: float = 0.0
+    """The share that is nothing yet, such as that of guessing: above it a table's cells have a colour."""
 
     def written(self, figure: Measured) -> tuple[str, str]:
         """A figure and its interval as tables write them: shares in per cent, differences in points."""
@@ -115,6 +122,28 @@ def plants(point: Point) -> bool:
 def over_runs(point: Point, pick: Callable[[Poisoning], Measured | None]) -> Measured:
     """A figure that each run has with its own interval, over seeds."""
     return joined(_known(pick(one) for one in parts(point).values()))
+
+
+def probes(point: Point) -> bool:
+    """Whether the attack on the cell is to make membership visible."""
+    return any(one.probing for one in parts(point).values())
+
+
+def decided(point: Point, which: str) -> Measured:
+    """How often decisions on membership were right: over the `last` rounds, or in the `best` one."""
+    return over_runs(point, lambda one: getattr(one.decisions, which) if one.decisions else None)
+
+
+def kept(_: Siege, point: Point) -> Measured:
+    """The mean share that attackers' answers kept in the model, where they are to make membership visible."""
+    own = [one.detection.attackers.kept for one in parts(point).values() if one.probing]
+    return spread([one for one in own if one is not None])
+
+
+def feasible(_: Siege, point: Point) -> Measured:
+    """The share of the rounds of attack in which some poison kept within the attack's own bound, if it has one."""
+    own = [one.counters.get(FEASIBLE) for one in parts(point).values() if one.probing]
+    return spread([one for one in own if one is not None])
 
 
 def at(point: Point, moment: str) -> Measured:
@@ -210,6 +239,24 @@ def _shared(point: Point, other: Point) -> int:
 
 MEASURES = (
     Measure(
+        "decision_last",
+        "Right decisions on membership, over the last recorded rounds",
+        "Decisions, last rounds",
+        "share",
+        False,
+        lambda _, point: decided(point, "last"),
+        GUESSING,
+    ),
+    Measure(
+        "decision_best",
+        "Right decisions on membership, in the best round, chosen with the truth",
+        "Decisions, best round (with the truth)",
+        "share",
+        False,
+        lambda _, point: decided(point, "best"),
+        GUESSING,
+    ),
+    Measure(
         "backdoor_attacked",
         "Backdoor accuracy after the first attack",
         "Backdoor, first attack",
@@ -236,6 +283,10 @@ MEASURES = (
         "share",
         True,
         lambda _, point: over_runs(point, lambda one: one.detection.attackers.rejected),
+    ),
+    Measure("attackers_kept", "Share kept of attackers’ answers", "Attackers, kept", "share", False, kept),
+    Measure(
+        "feasible_share", "Rounds in which poison kept its own bound", "Within its bound", "share", False, feasible
     ),
     Measure(
         "honest_rejected",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedsiege.report.grid.finished import Point
-from fedsiege.report.grid.poisoning.measures import Siege, fall, parts, reached
+from fedsiege.report.grid.poisoning.measures import Siege, decided, fall, parts, reached
 from fedsiege.report.grid.poisoning.places import NO_DEFENCE
 from fedsiege.report.measured import Measured
 from fedsiege.report.poisoning.judged import UNKNOWN
@@ -38,6 +38,11 @@ def title(point: Point) -> str:
 def gets(point: Point) -> Measured:
     """How far an attack gets that plants a backdoor: the backdoor accuracy that it reaches."""
     return reached(point)[1]
+
+
+def gives_away(point: Point) -> Measured:
+    """How far an attack gets that makes membership visible: right decisions over the last rounds."""
+    return decided(point, "last")
 
 
 def harm(point: Point) -> Measured:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from fedsiege.report.booktabs import booktabs, escape, line, small
 from fedsiege.report.grid.finished import FinishedSweep, Point
-from fedsiege.report.grid.poisoning.measures import Measure, Siege, attacked, parts, planted, plants
+from fedsiege.report.grid.poisoning.measures import FEASIBLE, Measure, Siege, attacked, parts, planted, plants
 from fedsiege.report.grid.poisoning.places import ALL, Block
 from fedsiege.report.grid.schema import Cell
 from fedsiege.report.measured import Measured
@@ -14,7 +14,7 @@ from fedsiege.report.poisoning.judged import UNKNOWN
 from fedsiege.report.poisoning.schema import Course, Poisoning
 
 COLUMNS = 6  # defences side by side in the LaTeX table; more go below
-PAPER = ("backdoor_attacked", "backdoor_mean", "backdoor_last", "main_last")
+PAPER = ("decision_last", "decision_best", "backdoor_attacked", "backdoor_mean", "backdoor_last", "main_last")
 """The measures that the LaTeX tables have; the files have all."""
 CELLS = ("setting", "cell", "attack", "defence", "adversary", "rule", "labels", "seeds", "plants", "planted")
 RUNS = (
@@ -95,6 +95,10 @@ def _figures(one: Poisoning) -> dict[str, object]:
         answers = getattr(one.detection, side)
         found |= {f"{side}_answers": answers.answers, **_sides(f"{side}_rejected", answers.rejected or UNKNOWN)}
         found |= {f"{side}_kept": answers.kept, f"{side}_scale": answers.scale}
+    if decisions := one.decisions:
+        found |= {**_sides("decision_last", decisions.last), **_sides("decision_best", decisions.best)}
+        found |= {"decision_best_round": decisions.best.round, "decision_chance": decisions.chance}
+        found |= {FEASIBLE: one.counters.get(FEASIBLE)}
     return found
 
 

@@ -8,7 +8,7 @@ from fedsiege.report.grid.poisoning.measures import Siege, attacked
 from fedsiege.report.grid.poisoning.places import ALL
 from fedsiege.report.tabular import figured, open_table
 
-NARROW = ("backdoor_attacked", "backdoor_last", "main_last", "attackers_rejected")
+NARROW = ("decision_last", "decision_best", "backdoor_attacked", "backdoor_last", "main_last", "attackers_rejected")
 ROOMY = 112
 """Columns from which all measures fit."""
 
