@@ -110,6 +110,26 @@ def test_a_sweep_knows_where_an_attack_began_on_an_untrained_model(
     assert found["fresh"] is fresh
 
 
+def test_a_sweep_has_decisions_but_for_single_rounds_and_what_their_attack_counted() -> None:
+    decisions = {"members": 2, "rounds": [1, 2], "accuracy": [0.5, 0.75], "last": {"value": 0.6}}
+    part = {"adversary": adversary(5), "decisions": decisions}
+    parts = [
+        {"kind": "aggregator", "counters": {"rows": 3}, "acted": True, "label": "aggregator"},
+        {"kind": "poisoning", "counters": {"feasible_share": 0.25}, "acted": True, "label": "fedpoisonmia"},
+    ]
+    found = poisoned(result(poisoning=part, components=parts))
+    assert found is not None
+    assert found["decisions"] == {"members": 2, "last": {"value": 0.6}}
+    assert found["counters"] == {"feasible_share": 0.25}
+    bare = poisoned(result(poisoning=part, components=[]))
+    assert bare is not None
+    assert bare["counters"] == {}
+    without = poisoned(result(poisoning={**part, "decisions": None}, components=parts))
+    assert without is not None
+    assert without["decisions"] is None
+    assert "counters" not in without
+
+
 def test_a_run_that_says_nothing_of_poisoning(tmp_path: Path) -> None:
     assert poisoned(result()) is None
     assert poisoned(result(poisoning=None)) is None

@@ -135,6 +135,37 @@ def untargeted(data: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def probed(data: dict[str, Any], kept: float = 0.75) -> dict[str, Any]:
+    """An attack from round 21 on that makes membership visible, and a server that rejects a quarter of it.
+
+    Decisions get better by a hundredth every second round, are right most often in round 35, and by 217 of 306 on
+    average over the last twenty.
+    """
+    made = untargeted(repeated(data))
+    rounds = list(range(21, LAST + 1))
+    accuracy = [0.5 + 0.005 * place for place in range(len(rounds))]
+    accuracy[rounds.index(35)] = 254 / 306
+    made["poisoning"]["adversary"] |= {"name": "fedpoisonmia", "label": "fedpoisonmia", "title": "FedPoisonMIA"}
+    made["poisoning"]["adversary"] |= {"compromised": [0], "attack_rounds": rounds, "probes": True}
+    made["poisoning"]["detection"]["attackers"] |= {"answers": 40, "rejected": share(10, 40), "kept": kept}
+    made["poisoning"]["decisions"] = {
+        "members": 153, "nonmembers": 153, "chance": 0.5, "rounds": rounds, "accuracy": accuracy,
+        "best": {"round": 35, **share(254, 306)}, "last": {"rounds": 20, **share(217, 306)},
+    }  # fmt: skip
+    made["cost"] |= {"crafting_seconds": 12.5, "combining_seconds": 3.25}
+    return made
+
+
+def of_anybody(data: dict[str, Any]) -> dict[str, Any]:
+    """The same, and each attack was also asked whether examples are anybody's."""
+    made: dict[str, Any] = json.loads(json.dumps(data))
+    pooled = [one for one in made["attacks"] if (one["target"], one["against"]) == ("pooled", "ofl")]
+    for one in pooled:
+        anyone = {key: value for key, value in one.items() if key != "mean_over_targets"}
+        made["attacks"].append({**anyone, "target": "any", "n_members": 153, "auc": figure(0.777, 0.7, 0.8)})
+    return made
+
+
 def unattacked(data: dict[str, Any]) -> dict[str, Any]:
     """Nobody attacks, and what the model does with the trigger is measured all the same."""
     made = poisoned(data)

@@ -104,6 +104,24 @@ def untargeted(data: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def probed(data: dict[str, Any]) -> dict[str, Any]:
+    """The same with attacks that make membership visible: decisions get worse with what a defence takes away."""
+    made: dict[str, Any] = untargeted(data)
+    for one in made["cells"]:
+        if part := one["poisoning"]:
+            works, costs = ATTACKS[one["axes"]["adversary"]][1:]
+            factor = DEFENCES[one["axes"]["aggregator"]][2]
+            right = round(306 * (0.5 + 0.4 * works * factor)) - one["seed"]
+            part["adversary"] |= {"probes": True}
+            part["decisions"] = {
+                "members": 153, "nonmembers": 153, "chance": 0.5,
+                "best": {"round": 35, **share(right + 15, 306)}, "last": {"rounds": 20, **share(right, 306)},
+            }  # fmt: skip
+            if costs > 0.05:
+                part["counters"] = {"feasible_share": 0.25 + 0.05 * one["seed"]}
+    return made
+
+
 def audited(data: dict[str, Any]) -> dict[str, Any]:
     """The same with a membership attack on every cell."""
     made: dict[str, Any] = json.loads(json.dumps(data))

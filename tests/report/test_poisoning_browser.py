@@ -48,6 +48,23 @@ def test_a_line_can_be_switched_off_and_many_attacks_are_strokes(chromium: str, 
     assert len(traces(root, "chart-roc", "scatter")) == len(made.ATTACKS) + 1
 
 
+def test_decisions_their_mean_and_the_best_round_are_drawn(chromium: str, tmp_path: Path) -> None:
+    content = made_poisoning.of_anybody(made_poisoning.probed(made.result()[0]))
+    script = HELD.replace("chart-hijack", "chart-decided")
+    root, console = opened(chromium, made.folder(tmp_path, content, made.result()[1]), script)
+    assert console == []
+    held = json.loads(root.one("body").attributes["data-held"])
+    rounds = content["poisoning"]["decisions"]["rounds"]
+    assert [(name, x) for name, x, _ in held] == [
+        ("right decisions", rounds), ("mean over the last rounds", [41, 60]), ("best round", [35])
+    ]  # fmt: skip
+    assert held[0][2][:2] == [50, pytest.approx(50.5)]
+    assert held[1][2] == [pytest.approx(100 * 217 / 306)] * 2
+    assert held[2][2] == [pytest.approx(100 * 254 / 306)]
+    assert root.one("body").attributes["data-lines"] == "1"
+    assert "chosen with the truth" in root.one("div", id="chart-decided").text
+
+
 def test_runs_with_little_to_draw_are_drawn_in_silence(chromium: str, tmp_path: Path) -> None:
     bare = made.result(targets=1)[0] | {"poisoning": {}}
     hostile = made_poisoning.hostile(made.result(targets=1)[0])

@@ -51,7 +51,7 @@ def hindsight(decisions: Decisions) -> str:
     """How often they were right in the best round, in a sentence."""
     best = decisions.best
     return (
-        f"In the best round, {best.round}, which takes the truth to find, the decision was right for "
+        f"In the best round ({best.round}), which takes the truth to find, the decision was right for "
         f"{_figure(best)}."
     )
 

@@ -75,7 +75,9 @@ def _accuracies(run: Finished) -> str:
 def _decisions(run: Finished, found: Decisions) -> str:
     rows = decided.rows(found)
     body = [
-        line("", [escape(one.name) for one in rows]),
+        line(
+            "", [f"Last {found.last.rounds} rounds", f"Best round ({found.best.round}), by the truth", "Guessing"]
+        ),
         "    \\midrule",
         line("Right decisions (\\%)", [escape(digits(one.figure.value)) for one in rows]),
         line("", [small(span(one.figure)) for one in rows]),
