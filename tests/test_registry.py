@@ -33,7 +33,10 @@ MARKED = '''
 class X:
     """Sum.
 
-    Paper: A, eq. 1
+    Paper: A,
+    eq. 1
+
+    More.
     """
 
     a: int = 1

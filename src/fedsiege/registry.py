@@ -199,13 +199,19 @@ def _entry(node: ast.stmt, kind: str, module: str) -> Entry | None:
                 kind=other[0] if other else kind,
                 name=name,
                 summary=doc.partition("\n")[0],
-                paper=next((s.strip()[7:] for s in doc.splitlines() if s.strip().startswith("Paper: ")), ""),
+                paper=_paper(doc),
                 doc=doc,
                 module=module,
                 cls=node.name,
                 fields=tuple(_fields(node)),
             )
     return None
+
+
+def _paper(doc: str) -> str:
+    """What stands after `Paper: `, up to the end of that paragraph, on one line."""
+    _, _, after = f"\n{doc}".partition("\nPaper: ")
+    return " ".join(after.partition("\n\n")[0].split())
 
 
 def _fields(node: ast.ClassDef) -> list[FieldEntry]:

@@ -102,8 +102,8 @@ def test_the_defence_that_gives_least_away(tmp_path: Path) -> None:
     statement, support, helps = said(tmp_path, probed(siege()))
     # replacement is strongest: 162, 161 and 160 of 306 with the norm bound, 271, 270 and 269 without a defence
     assert statement.startswith(
-        "norm bound gives least of membership away within an accuracy budget of 2 points: decisions by the strongest "
-        "of 2 attacks are right for 52.6 % (95 % interval "
+        "norm bound gives least of membership away within an accuracy budget of 2 points: decisions by the "
+        "strongest of 2 attacks are right for 52.6 % (95 % interval "
     )
     assert statement.endswith("of the examples over the last rounds, and 88.2 % with fedavg.")
     assert helps is True
@@ -117,8 +117,8 @@ def test_the_defence_that_gives_least_away(tmp_path: Path) -> None:
 def test_a_defence_beyond_the_budget_does_not_give_least_away(tmp_path: Path) -> None:
     statement, support, helps = said(tmp_path, dear(probed(siege()), 0.2))
     assert statement.startswith(
-        "No defence gives less of membership away than fedavg within an accuracy budget of 2 points: decisions by the "
-        "strongest of 2 attacks are right for 88.2 %"
+        "No defence gives less of membership away than fedavg within an accuracy budget of 2 points: decisions by "
+        "the strongest of 2 attacks are right for 88.2 %"
     )
     assert helps is False
     assert support[-1].startswith("Which attack is strongest")
@@ -130,7 +130,10 @@ def test_a_defence_that_is_not_demonstrably_better_is_not_said_to_help(tmp_path:
         if one["poisoning"] and one["axes"]["aggregator"] == "norm bound":
             one["poisoning"]["decisions"]["last"] = {"rounds": 20, **made_siege.share(265 - one["seed"], 306)}
     statement, _, helps = said(tmp_path, data)
-    assert statement.startswith("norm bound gives least")
+    assert statement.startswith(
+        "No defence demonstrably gives less of membership away than fedavg within an accuracy budget of 2 points. "
+        "norm bound does best: decisions by the strongest of 2 attacks are right for 86.3 %"
+    )
     assert helps is None
 
 
@@ -203,7 +206,7 @@ def test_the_files_have_decisions(tmp_path: Path) -> None:
     ]
     runs = [one for one in rows(folder / "poisoning_runs.csv") if one["cell"] == DEAREST]
     assert [float(one["decision_last"]) for one in runs] == [271 / 306, 270 / 306, 269 / 306]
-    assert {(one["decision_best_round"], one["decision_chance"]) for one in runs} == {("35", "0.5")}
+    assert {(float(one["decision_best_round"]), one["decision_chance"]) for one in runs} == {(35, "0.5")}
     assert [float(one["feasible_share"]) for one in runs] == [pytest.approx(share) for share in (0.25, 0.3, 0.35)]
     tex = latex(FinishedSweep.read(folder))
     assert "right decisions on membership, over the last recorded rounds" in tex

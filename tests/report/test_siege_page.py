@@ -278,8 +278,9 @@ def test_a_row_for_every_cell_with_every_measure(tmp_path: Path) -> None:
     assert len(table) == 9
     one = Siege.of(FinishedSweep.read(folder))
     points = {(one.places.attack(point), one.places.defence(point)): point for point in one.sweep.points}
+    assert len(one.measures()) == 8
     for place, row in table.items():
-        for measure in MEASURES:
+        for measure in one.measures():
             found = measure.figure(one, points[place])
             sides = [row[f"{measure.key}{side}"] for side in ("", "_low", "_high")]
             assert [float(side) if side else None for side in sides] == [found.value, found.low, found.high]

@@ -152,7 +152,12 @@ def _probing(siege: Siege, cells: Sequence[Point]) -> Verdict:
         return Verdict("", statement, (called, _left_out(siege, cells, found), _hindsight(found)), False)
     lower = bare is not None and best.figure.high is not None and best.figure.high < (bare.figure.low or 0.0)
     beside = f", and {percent(bare.figure.value)} with {bare.name}" if bare else ""
-    statement = f"{best.name} gives least of membership away{budget}: {right} {last}{beside}."
+    lead = f"{best.name} gives least of membership away{budget}"
+    if bare and not lower:
+        lead = (
+            f"No defence demonstrably gives less of membership away than {bare.name}{budget}. {best.name} does best"
+        )
+    statement = f"{lead}: {right} {last}{beside}."
     support = (called, _price(best), _rejections(best), _left_out(siege, cells, found), _hindsight(found))
     return Verdict("", statement, support, True if lower else None)
 

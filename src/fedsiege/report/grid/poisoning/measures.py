@@ -250,7 +250,7 @@ MEASURES = (
     Measure(
         "decision_best",
         "Right decisions on membership, in the best round, chosen with the truth",
-        "Decisions, best round (with the truth)",
+        "Best round, with the truth",
         "share",
         False,
         lambda _, point: decided(point, "best"),
