@@ -21,6 +21,7 @@ from fedsiege.report.grid.tables import latex
 from fedsiege.report.measured import Measured
 
 from . import made_siege, made_sweep
+from .made_poisoning import share
 from .made_siege import probed, siege
 from .page import Node, parse
 
@@ -76,7 +77,8 @@ def test_decisions_are_means_over_seeds_with_students_interval(tmp_path: Path) -
 
 def test_one_seed_has_the_runs_own_interval(tmp_path: Path) -> None:
     found = measured(read(tmp_path, probed(siege(seeds=[0]))), "decision_last", DEAREST)
-    assert (found.value, found.low) == (271 / 306, pytest.approx(made_siege.share(271, 306)["low"]))
+    assert found.value == 271 / 306
+    assert found.low == pytest.approx(share(271, 306)["low"])
 
 
 def test_the_kept_share_and_the_feasible_share_are_means_of_runs_that_have_them(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_defence_that_is_not_demonstrably_better_is_not_said_to_help(tmp_path:
     data = probed(siege())
     for one in data["cells"]:
         if one["poisoning"] and one["axes"]["aggregator"] == "norm bound":
-            one["poisoning"]["decisions"]["last"] = {"rounds": 20, **made_siege.share(265 - one["seed"], 306)}
+            one["poisoning"]["decisions"]["last"] = {"rounds": 20, **share(265 - one["seed"], 306)}
     statement, _, helps = said(tmp_path, data)
     assert statement.startswith(
         "No defence demonstrably gives less of membership away than fedavg within an accuracy budget of 2 points. "
@@ -207,7 +209,7 @@ def test_the_files_have_decisions(tmp_path: Path) -> None:
     runs = [one for one in rows(folder / "poisoning_runs.csv") if one["cell"] == DEAREST]
     assert [float(one["decision_last"]) for one in runs] == [271 / 306, 270 / 306, 269 / 306]
     assert {(float(one["decision_best_round"]), one["decision_chance"]) for one in runs} == {(35, "0.5")}
-    assert [float(one["feasible_share"]) for one in runs] == [pytest.approx(share) for share in (0.25, 0.3, 0.35)]
+    assert [float(one["feasible_share"]) for one in runs] == [pytest.approx(one) for one in (0.25, 0.3, 0.35)]
     tex = latex(FinishedSweep.read(folder))
     assert "right decisions on membership, over the last recorded rounds" in tex
 

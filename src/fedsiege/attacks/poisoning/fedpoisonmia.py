@@ -200,12 +200,14 @@ def single_steps(scene: Scene, examples: Examples, step: Step, lr: float | None 
     """
     rate = scene.lr if lr is None else lr
     rows = single_gradients(scene, examples)
-    if step == "plain":
-        return rows.mul_(-rate)
     task, training = scene.task, scene.training.model_copy(update={"weight_decay": 0.0})
+    # The first step of sgd, with momentum or without, is a plain one.
+    if step == "plain" or training.algorithm == "fedsgd" or training.optimiser == "sgd":
+        return rows.mul_(-rate)
+    optimiser = training.optimiser_of(task, rate)
     for row in rows:
         task.load(scene.start)
-        optimiser = training.optimiser_of(task, rate)
+        optimiser.state.clear()
         task.gradient.copy_(row[: task.layout.trained])
         optimiser.step()
         row.copy_(task.state - scene.start)
