@@ -12,6 +12,8 @@ from fedsiege.errors import InputError
 from fedsiege.experiment.config import load
 from fedsiege.experiment.decisions import decisions
 from fedsiege.experiment.prepare import Prepared, prepare
+from fedsiege.experiment.published import asked_rows
+from fedsiege.experiment.remarks import idle_poison
 from fedsiege.experiment.run import run
 from fedsiege.trace import Trace
 
@@ -118,3 +120,28 @@ def test_the_threat_model_says_what_attackers_know(done: Path) -> None:
     said = json.loads((done / "result.json").read_text())["threat_model"]
     assert any("which examples are asked about" in line for line in said["sees"])
     assert any("which of the examples asked about are members" in line for line in said["does_not_see"])
+
+
+def test_a_run_without_anything_of_nobodys_is_refused() -> None:
+    with pytest.raises(InputError, match=r"candidates\.ofl: got 0; .*; expected 1 or more"):
+        ready(candidates={"members": 10, "ifl": 10, "ofl": 0})
+
+
+def test_a_run_warns_of_attackers_who_hardly_ever_poisoned() -> None:
+    campaign = ready().campaign
+    assert campaign is not None
+    (said,) = idle_poison(campaign, {"rounds": 10, "fallbacks": 7, "mask_alone": 1, "poisoned_updates": 2})
+    assert "in 80% of its rounds nothing poisoned kept within its bound" in said
+    assert idle_poison(campaign, {"rounds": 10, "fallbacks": 5, "poisoned_updates": 5}) == []
+    assert idle_poison(campaign, {"rounds": 10, "fallbacks": 9, "poisoned_updates": 10}) == [], "bare poison"
+
+
+def test_a_sweep_takes_the_row_that_was_asked_for() -> None:
+    rows = [
+        {"attack": attack, "target": target, "against": against}
+        for attack in ("a", "b")
+        for target, against in (("pooled", "all"), ("pooled", "ofl"), ("any", "ofl"))
+        if (attack, target) != ("b", "any")
+    ]
+    assert [row["target"] for row in asked_rows(rows, True)] == ["any", "pooled"]
+    assert [(row["target"], row["against"]) for row in asked_rows(rows, False)] == [("pooled", "all")] * 2

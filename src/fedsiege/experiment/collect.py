@@ -14,7 +14,7 @@ from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.grid import Cell, Grid
 from fedsiege.experiment.prepare import defences_of
-from fedsiege.experiment.published import Beside
+from fedsiege.experiment.published import Beside, asked_rows
 from fedsiege.files import write_json
 from fedsiege.registry import build, label_of, name_of
 from fedsiege.report.poisoning.schema import begins_fresh
@@ -106,14 +106,19 @@ def figures(folder: Path) -> dict[str, Any]:
                     fpr: _picked(rate, "false_positives", "warning") for fpr, rate in one["tpr_at_fpr"].items()
                 },
             }
-            for one in result["attacks"]
-            if one["target"] == "pooled" and one["against"] == "all"
+            for one in asked_rows(result["attacks"], probed(result))
         ],
         "idle": [one["label"] for one in result["components"] if not one["acted"]],
         "privacy": result.get("privacy", []),
         "poisoning": poisoned(result),
         "wall_seconds": result["cost"]["wall_seconds"],
     }
+
+
+def probed(result: Mapping[str, Any]) -> bool:
+    """Whether attackers of a run made membership visible."""
+    adversary = (result.get("poisoning") or {}).get("adversary") or {}
+    return bool(adversary.get("probes", False))
 
 
 def poisoned(result: Mapping[str, Any]) -> dict[str, Any] | None:

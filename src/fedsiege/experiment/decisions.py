@@ -51,8 +51,9 @@ def anybodys(audits: tuple[Audit, ...]) -> Mapping[str, bool]:
 def judged(right: NDArray[np.bool_], rounds: list[int], truth: NDArray[np.bool_]) -> dict[str, Any]:
     """The figures of decisions that are right or not [T, m], in rounds of these numbers [T]; `truth` [m]: member.
 
-    The mean over the last rounds has Wilson's interval of as many examples as there are: it is then too wide, if
-    anything, because an example is decided about several times.
+    The mean over the last rounds has Wilson's interval of as many examples as there are, which is too wide, if
+    anything: an example is decided about several times. It covers other examples, not other seeds. The best round
+    has none: by chance alone the best of many lies above the intervals of single ones.
     """
     accuracy, m = right.mean(1), len(truth)
     best = int(accuracy.argmax())
@@ -63,6 +64,11 @@ def judged(right: NDArray[np.bool_], rounds: list[int], truth: NDArray[np.bool_]
         "chance": float(max(truth.mean(), 1 - truth.mean())),
         "rounds": rounds,
         "accuracy": accuracy.tolist(),
-        "best": {"round": rounds[best], **rate(float(accuracy[best]), m)},
-        "last": {"rounds": len(last), **rate(float(last.mean()), m)},
+        "best": {"round": rounds[best], "value": float(accuracy[best]), "low": None, "high": None, "n": m},
+        "last": {
+            "rounds": len(last),
+            **rate(float(last.mean()), m),
+            "of_members": float(last[:, truth].mean()) if truth.any() else None,
+            "of_nonmembers": float(last[:, ~truth].mean()) if not truth.all() else None,
+        },
     }

@@ -130,6 +130,7 @@ def poisoning(
             "attack_rounds": list(rounds),
             "planned_rounds": len(campaign.rounds),
             "plants": campaign.poisoner.plants,
+            "probes": campaign.poisoner.probes,
         },
         "backdoor": None if backdoor is None else planted_part(prepared, backdoor),
         "main": moments(history, "accuracy", n, rounds),

@@ -369,6 +369,11 @@ def asked_about(experiment: Experiment, plan: Plan, data: Dataset, shards: list[
         return Candidates(data.heldout.take(np.arange(0)), ())
     population = max(one.attack.population_wanted for one in plan.attacks)
     apart = attackers_apart(experiment, plan.poisoner)
+    if plan.poisoner is not None and plan.poisoner.probes and not experiment.candidates.ofl:
+        raise InputError(
+            "candidates.ofl: got 0; the attack asks whether examples are anybody's, and without any of nobody's "
+            "there is nothing to tell apart; expected 1 or more"
+        )
     return draw(data, shards, plan.targets, experiment.candidates, experiment.seed, population, apart)
 
 

@@ -32,6 +32,16 @@ def attack_row(rows: Rows, attack: str) -> Mapping[str, Any] | None:
     return min(named, key=lambda row: bool(row["attack"] != attack), default=None)
 
 
+def asked_rows(rows: Rows, probed: bool) -> list[Mapping[str, Any]]:
+    """Each attack's row that answers what was asked: all targets pooled, against all non-members.
+
+    Where attackers made membership visible (`probed`) that is whether data is anybody's, for attacks that can ask.
+    """
+    anybodys = {row["attack"]: row for row in rows if row["target"] == "any"} if probed else {}
+    pooled = [row for row in rows if row["target"] == "pooled" and row["against"] == "all"]
+    return [anybodys.get(row["attack"], row) for row in pooled]
+
+
 def metric_of(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """An attack's AUC, or its TPR at the FPR of `tpr@0.001`: value, low, high and n."""
     found = row["auc"] if metric == "auc" else row["tpr_at_fpr"].get(metric.removeprefix("tpr@"), {})

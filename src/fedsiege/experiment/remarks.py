@@ -10,7 +10,9 @@ from fedsiege.defences.client.base import NAMED, Posted, is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment
 from fedsiege.experiment.prepare import Planned, Prepared
+from fedsiege.experiment.published import asked_rows
 from fedsiege.experiment.scores import Scored
+from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.records import Counters
 from fedsiege.view import SINGLE_UPDATES
 
@@ -38,7 +40,10 @@ def threat_model(
         hidden.append("Single clients' updates: only their sum is visible.")
     else:
         adversary = "A client that downloads the global model in every round."
-        hidden.append("Other clients' updates: only the change of the global model is visible.")
+        if "malicious_clients" in vantages:
+            adversary = "The compromised clients, with the global model of every recorded round."
+        if not (campaign is not None and campaign.poisoner.sees_honest and "malicious_clients" in vantages):
+            hidden.append("Other clients' updates: only the change of the global model is visible.")
     sees.append("The candidate examples with their labels, the same for every client, round and attack.")
     if any(planned.attack.shadows_wanted or planned.attack.population_wanted for planned in attacks):
         insider = any(adaptations(planned.attack).get("updates") == "insider" for planned in attacks)
@@ -131,6 +136,7 @@ def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
     """What the run's coalitions have to say of its figures: of its configuration, and of how it went."""
     return [
         *undefended(prepared),
+        *(idle_poison(prepared.campaign, counted.get(ADVERSARY, {})) if prepared.campaign else []),
         *(f"{one.label}: {said}" for one in prepared.defences for said in mixed(one, prepared)),
         *_of_coalitions(prepared, counted),
     ]
@@ -159,6 +165,20 @@ def undefended(prepared: Prepared) -> list[str]:
             "honest updates in rounds of attack; pooled figures have them in."
         )
     return found
+
+
+def idle_poison(campaign: Campaign, counted: Counters) -> list[str]:
+    """That attackers who hide their poison had to leave it out in most of their rounds."""
+    rounds = counted.get("rounds", 0)
+    bare = counted.get("fallbacks", 0) + counted.get("mask_alone", 0)
+    poisoned = counted.get("poisoned_updates", 0)
+    if not campaign.poisoner.probes or not rounds or bare <= rounds / 2 or poisoned > rounds / 2:
+        return []
+    return [
+        f"{campaign.label}: in {bare / rounds:.0%} of its rounds nothing poisoned kept within its bound, and it "
+        "sent what it hides behind alone, which makes nothing visible: its figures are nearly those of a passive "
+        "attacker."
+    ]
 
 
 def mixed(one: Posted, prepared: Prepared) -> list[str]:
@@ -221,8 +241,11 @@ def left_out(prepared: Prepared, scored: list[Scored]) -> list[str]:
     return found
 
 
-def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]:
-    """What a reader must know before the figures: too few non-members, published-code compatibility."""
+def warnings_of(rows: list[dict[str, Any]], experiment: Experiment, probed: bool = False) -> list[str]:
+    """What a reader must know before the figures: too few non-members, published-code compatibility.
+
+    `probed`: whether attackers made membership visible, so that it is asked whether data is anybody's.
+    """
     found = []
     if experiment.candidates.compat == "fedmia":
         found.append(
@@ -233,8 +256,7 @@ def warnings_of(rows: list[dict[str, Any]], experiment: Experiment) -> list[str]
         found.append(
             f"The published figures were measured in another setting: {', '.join(experiment.changed)} differ here."
         )
-    for row in rows:
-        if row["target"] == "pooled" and row["against"] == "all":
-            said = [rate["warning"] for rate in row["tpr_at_fpr"].values() if rate["warning"]]
-            found += [text for text in said if text not in found]
+    for row in asked_rows(rows, probed):
+        said = [rate["warning"] for rate in row["tpr_at_fpr"].values() if rate["warning"]]
+        found += [text for text in said if text not in found]
     return found

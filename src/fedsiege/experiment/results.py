@@ -14,7 +14,7 @@ from fedsiege.experiment.config import Experiment, Paper
 from fedsiege.experiment.decisions import decisions
 from fedsiege.experiment.integrity import in_use, poisoning
 from fedsiege.experiment.prepare import Planned, Prepared, at_round, weights_of
-from fedsiege.experiment.published import attack_row, changed_by, metric_of, verdict
+from fedsiege.experiment.published import asked_rows, attack_row, changed_by, metric_of, verdict
 from fedsiege.experiment.remarks import (
     cautions,
     doubts,
@@ -280,9 +280,11 @@ def privacy(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict[st
     ]
 
 
-def paper_rows(paper: Paper, rows: list[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
-    """The published figures beside ours, pooled over targets and against all non-members."""
-    pooled = [row for row in rows if row["target"] == "pooled" and row["against"] == "all"]
+def paper_rows(
+    paper: Paper, rows: list[dict[str, Any]], experiment: Experiment, probed: bool = False
+) -> dict[str, Any]:
+    """The published figures beside ours, of the rows that `asked_rows` picks."""
+    pooled = asked_rows(rows, probed)
     changed = changed_by(experiment.profile, experiment.changed)
     figures = []
     for figure in paper.figures:
@@ -332,6 +334,7 @@ def assemble(
     owned = [prepared.data.train.ids[shard] for shard in prepared.shards] if frozen else []
     rows = [row for planned in prepared.attacks for row in attack_rows(planned, scored, owned)]
     countered = [] if trace is None else countermeasures(prepared, trace)
+    probed = prepared.campaign is not None and prepared.campaign.poisoner.probes
     siege = poisoning(prepared, notes.history, notes.submitted, notes.detection)
     return {
         "schema": 1,
@@ -357,14 +360,14 @@ def assemble(
             "defended_use": in_use(prepared, state.models[0]),
             "decisions": None if trace is None else decisions(prepared, trace),
         },
-        "paper": paper_rows(e.paper, rows, e) if e.paper else None,
+        "paper": paper_rows(e.paper, rows, e, probed) if e.paper else None,
         "warnings": [
             *cautions(prepared, notes.counters),
             *server_doubts(prepared, notes.counters, state.number),
             *doubts(prepared, countered),
             *upper_bounds(prepared),
             *left_out(prepared, scored),
-            *warnings_of(rows, e),
+            *warnings_of(rows, e, probed),
         ],
     }
 

@@ -27,6 +27,7 @@ K = TypeVar("K")
 
 IN_VAIN = {
     "f_lowered": "fewer rows reached it than its f needs, and it worked with a smaller f",
+    "trim_lowered": "fewer rows reached it than its trim needs, and it dropped fewer",
     "m_lowered": "fewer rows reached it than its m needs, and it averaged fewer",
     "threshold_lowered": "fewer rows reached it than its threshold, which was lowered to their number",
     "too_few": "too few rows reached it to judge any",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -54,8 +55,9 @@ class FedPoisonMIA(Prober):
     alone. The code's own variant is `{greedy: norm, feasible_first: false, fallback: attack, step: optimiser}`,
     but that alpha stays 1 there, and that one row is sent for all attackers, as long as theirs together.
 
-    Steps on single examples are taken in evaluation mode, since one example has no batch statistics, and leave
-    BatchNorm's statistics where they are; the step on all examples asked about is taken as in honest training.
+    Angles run over all float state, BatchNorm's statistics included. Steps on single examples are taken in
+    evaluation mode, since one example has no batch statistics, and leave BatchNorm's statistics where they are; the
+    step on all examples asked about is taken as in honest training.
 
     Paper: Mo et al., Find a Scapegoat (FedPoisonMIA), ICCV 2025, arXiv 2507.00423
     """
@@ -75,7 +77,7 @@ class FedPoisonMIA(Prober):
     fallback: Literal["mask", "attack"] = "mask"
     """What is sent where no alpha keeps the bound: the mask alone, or a alone, as the authors' code does."""
     rescale: Literal["median_norm"] | None = None
-    """`median_norm`: as long as the median of the updates that angles are measured with. null: as it is."""
+    """`median_norm`: parameters as long as the median of those that angles are measured with. null: as is."""
     step: Step = "optimiser"
     """A step: `plain` against the gradient, or of the honest clients' `optimiser`, as a fresh one takes it."""
     mask: Annotated[int, Field(ge=1)] | None = 300
@@ -92,7 +94,7 @@ class FedPoisonMIA(Prober):
         bare = alpha is None and self.fallback == "attack"
         row = attack if bare else mixture(attack, steps, chosen, alpha or 0.0)
         if self.rescale is not None and len(rows):
-            row = as_long_as_the_median(row, rows)
+            row = as_long_as_the_median(row, rows, scene.task.layout.trained)
         scene.count("rounds")
         scene.count("feasible", float(bool(alpha)))
         scene.count("mask_alone", float(alpha == 0))
@@ -233,7 +235,10 @@ def single_gradients(scene: Scene, examples: Examples) -> Tensor:
     return rows
 
 
-def as_long_as_the_median(row: Tensor, rows: Tensor) -> Tensor:
-    """A row [d] in its own direction, as long as the median of rows [n, d]; zeros stay zeros."""
-    length, median = float(norms(row[None])), float(norms(rows).quantile(0.5))
-    return row * (median / length) if length > 0 else row
+def as_long_as_the_median(row: Tensor, rows: Tensor, trained: int) -> Tensor:
+    """A row [d] whose first `trained` entries are scaled to the median length of those of rows [n, d]; zeros stay.
+
+    BatchNorm's statistics are left as they are: scaled, a variance could fall below zero.
+    """
+    length, median = float(norms(row[None, :trained])), float(norms(rows[:, :trained]).quantile(0.5))
+    return torch.cat([row[:trained] * (median / length), row[trained:]]) if length > 0 else row

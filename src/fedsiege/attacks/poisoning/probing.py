@@ -67,7 +67,7 @@ def targets_of(scene: Scene) -> Examples:
 
 
 def own_of(scene: Scene, most: int | None = None) -> Examples:
-    """What all attackers of the round have themselves, or a part of it that is drawn once for the run."""
+    """What all attackers of the round have themselves, or a part of it; the same as long as they are the same."""
     shards = scene.shards
     ids = np.concatenate([shard.ids for shard in shards])
     own = Examples(ids, torch.cat([shard.x for shard in shards]), torch.cat([shard.y for shard in shards]))

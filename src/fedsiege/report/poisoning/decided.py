@@ -63,6 +63,14 @@ def rows(decisions: Decisions | None) -> list[Decided]:
     guessing = UNKNOWN.model_copy(update={"value": decisions.chance})
     return [
         Decided(f"Over {over(decisions)}", decisions.last),
+        *(
+            Decided(f"Of {whose} alone", UNKNOWN.model_copy(update={"value": share}))
+            for whose, share in (
+                ("members", decisions.last.of_members),
+                ("non-members", decisions.last.of_nonmembers),
+            )
+            if share is not None
+        ),
         Decided(f"In the best round ({decisions.best.round}), {HINDSIGHT}", decisions.best),
         Decided("Guessing", guessing),
     ]

@@ -136,9 +136,11 @@ class BestRound(Measured):
 
 
 class LastRounds(Measured):
-    """How often decisions were right over so many recorded rounds at the end."""
+    """How often decisions were right over so many recorded rounds at the end; and of either side's examples."""
 
     rounds: int
+    of_members: float | None = None
+    of_nonmembers: float | None = None
 
 
 class Decisions(Record):
