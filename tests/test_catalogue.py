@@ -1,5 +1,6 @@
 """What there is to choose from, as text, JSON and a table."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from fedsiege import catalogue, shipped
 from fedsiege.catalogue import KEYS, LISTS, as_markdown, as_text, describe, readable_type
+from fedsiege.errors import InputError
 from fedsiege.registry import build, index
 
 PAGE = Path(__file__).parents[1] / "docs" / "components.md"
@@ -43,6 +45,54 @@ def test_describe_tells_all_there_is() -> None:
     assert entry.summary in text
     assert entry.paper in text
     assert all(field.name in text and field.doc in text for field in entry.fields)
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "key"),
+    [
+        ("attacks.poisoning.base import Poisoner", "poisoning", "adversary"),
+        ("attacks.poisoning.sign_flip import SignFlip", "poisoning", "adversary"),
+        ("aggregators.base import Aggregator", "aggregator", "aggregator"),
+        ("defences.server.base import ServerDefence", "server defence", "server_defences"),
+    ],
+)
+def test_a_class_of_ones_own_is_described_like_a_shipped_one(
+    base: str, kind: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shown.py").write_text(
+        f"""
+from fedsiege.{base} as Base
+from fedsiege.registry import register
+
+@register("turned")
+class Turned(Base):
+    '''Something of one's own.'''
+
+    factor: float = 3.0
+    '''How much of it.'''
+
+class Plain(Base):
+    pass
+
+other = 3
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shown", raising=False)
+    head, _, config = describe("shown:Turned").partition("In a config")
+    assert head.splitlines() == [
+        f"shown:Turned ({kind})", "", "Something of one's own.", "", "Fields", "  factor: float = 3.0",
+        "      How much of it.", "",
+    ]  # fmt: skip
+    spec = {"name": "shown:Turned", "factor": 3.0}
+    assert yaml.safe_load(config) == {key: [spec] if key in LISTS else spec}
+    for name in ("Plain", "other", "register"):
+        with pytest.raises(
+            InputError, match=f"show: 'shown:{name}' is not a component; expected a class made with"
+        ):
+            describe(f"shown:{name}")
+    with pytest.raises(InputError, match="show: cannot import 'shown:Missing'"):
+        describe("shown:Missing")
 
 
 def test_describe_prints_an_experiment() -> None:

@@ -1,5 +1,6 @@
 """The documentation says what is so: its examples run, its keys exist, its links lead somewhere."""
 
+import json
 import re
 import shlex
 import sys
@@ -15,12 +16,16 @@ import yaml
 import fedsiege as fs
 from fedsiege import shipped
 from fedsiege.attacks.membership.base import MembershipAttack
+from fedsiege.attacks.poisoning.base import Poisoner, Scene
 from fedsiege.experiment import load as load_experiment
 from fedsiege.experiment.config import Experiment, validated
 from fedsiege.experiment.grid import Grid
 from fedsiege.experiment.prepare import check, prepare
+from fedsiege.experiment.run import run
 from fedsiege.models.base import build_model
+from fedsiege.records import Examples
 from fedsiege.registry import build, index, load
+from fedsiege.task import Task
 from fedsiege.training import Training
 from fedsiege.view import ArrayEvidence, Background, Shadow, View
 
@@ -48,7 +53,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
 
 def test_the_attack_of_the_tutorial_works_as_its_test_says(mine: Callable[[str], None]) -> None:
-    attack, _, check, _ = blocks("docs/add-an-attack.md", "python")
+    attack, _, check, *_ = blocks("docs/add-an-attack.md", "python")
     mine(attack)
     exec(check, {})
     mean = fs.score("mine:LossGap", {"loss": np.array([[[1.0], [3.0], [8.0]]])}, middle="mean")
@@ -65,6 +70,42 @@ def test_the_tutorials_attack_with_shadow_federations_works(mine: Callable[[str]
     shadows = tuple(Shadow(ArrayEvidence({"global_loss": a}), b, ()) for a, b in zip(own, asked, strict=True))
     evidence = ArrayEvidence({"global_loss": [[8.0, 8.0], [1.0, 3.5]]})
     assert built.score(View(evidence, "client", Background(shadows)), 0).tolist() == [6.0, 0.5]
+
+
+def test_the_tutorials_poisoner_sends_the_honest_update_the_other_way(
+    mine: Callable[[str], None], tmp_path: Path
+) -> None:
+    *_, attack, _ = blocks("docs/add-an-attack.md", "python")
+    (config,) = blocks("docs/add-an-attack.md", "yaml")
+    mine(attack)
+    task = Task(torch.nn.Linear(2, 2))
+    shards = tuple(
+        Examples(np.array([f"{at}{i}" for i in range(4)]), torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+        for at in range(2)
+    )
+    scene = Scene(
+        1, 1, task.state.clone(), (3, 7), shards, (0.5, 0.5), 1.0, 2, task, Training(epochs=1, batch=2), 0.1, 2, 0
+    )
+    named = yaml.safe_load(config)
+    sent = build("poisoning", {**named["adversary"], "factor": 3}, "test").poison_updates(scene)
+    torch.testing.assert_close(sent, torch.stack([-3 * scene.honest(0), -3 * scene.honest(1)]))
+    assert scene.counters == {"poisoned_updates": 2}
+    small = {"data": "wine", "model": "mlp", "rounds": 1, "attacks": [], "training": {"epochs": 1}, "threads": 1}
+    run({**small, **named}, tmp_path / "run", progress=False)
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["components"]
+    (row,) = [one for one in found if one["kind"] == "poisoning"]
+    assert (row["label"], row["acted"]) == ("turned", True)
+    assert row["counters"] == {"attackers": 2, "poisoned_updates": 2}
+
+
+def test_the_tutorial_names_what_a_poisoner_and_a_scene_have() -> None:
+    section = (ROOT / "docs/add-an-attack.md").read_text().partition("## Add a poisoning attack")[2]
+    section = section.partition("\n## ")[0]
+    parts = set(re.findall(r"`scene\.(\w+)", section))
+    assert parts == {part for part in parts if part in Scene.__dataclass_fields__ or hasattr(Scene, part)}
+    assert parts >= {"clients", "shards", "honest", "train", "benign", "targets", "memory", "rng", "count"}
+    named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert named == {"title", "proof", "plants", "probes"} <= set(Poisoner.__annotations__)
 
 
 def test_the_tutorials_rule_is_a_median(mine: Callable[[str], None]) -> None:

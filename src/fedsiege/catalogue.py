@@ -9,7 +9,7 @@ import yaml
 
 from fedsiege import shipped
 from fedsiege.errors import InputError
-from fedsiege.registry import ROOMS, Entry, index, nearest
+from fedsiege.registry import ROOMS, Entry, entry_of, index, nearest
 
 KEYS = {
     "membership": "attacks",
@@ -90,7 +90,12 @@ def as_markdown() -> str:
 
 
 def describe(name: str) -> str:
-    """All about one component (every kind that has this name), or the file of a shipped experiment or grid."""
+    """All about one component (every kind that has this name), or the file of a shipped experiment or grid.
+
+    A user's own component goes by `module:Class`.
+    """
+    if ":" in name:
+        return _describe(entry_of(name, "show"))
     found = [entry for entry in index().values() if entry.name == name]
     travelling = {*shipped.names(), *shipped.grids()}
     if found:

@@ -167,7 +167,12 @@ def list_components(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a shipped experiment or grid.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A component, also one's own module:Class, or a shipped experiment or grid."
+        ),
+    ],
 ) -> None:
     """Show what a component does and its fields, or the file of a shipped experiment or grid."""
     from fedsiege import catalogue

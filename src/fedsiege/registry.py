@@ -9,8 +9,10 @@ import ast
 import difflib
 import functools
 import importlib
+import inspect
+import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -166,6 +168,27 @@ def resolve(path: str, where: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{where}: cannot import {path!r} ({error}); expected 'package.module:name'") from None
+
+
+def entry_of(path: str, where: str) -> Entry:
+    """What there is to know of a user's class `module:Class`, by that name, read from its source.
+
+    Its kind is that of the base class it has from here. Raises InputError where it is no component.
+    """
+    cls = resolve(path, where)
+    rooms = {f"fedsiege.{room.replace('/', '.')}.": kind for kind, room in ROOMS.items()}
+    parents = getattr(cls, "__mro__", ())
+    kinds = [kind for base in parents for room, kind in rooms.items() if base.__module__.startswith(room)]
+    entry = None
+    if kinds and is_dataclass(cls):
+        source = textwrap.dedent(inspect.getsource(cast(type, cls)))
+        entry = _entry(ast.parse(source).body[0], kinds[0], cls.__module__)
+    if entry is None:
+        raise InputError(
+            f"{where}: {path!r} is not a component; expected a class made with @register, of one of fedsiege's "
+            "base classes"
+        )
+    return replace(entry, name=path)
 
 
 def _find(kind: str, name: str, where: str) -> type:

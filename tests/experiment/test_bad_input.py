@@ -152,7 +152,9 @@ def test_configs(
     ("option", "message"),
     [
         ("rounds", "--set rounds: expected field=value"),
-        ("training.lrr=1", "training.lrr: unknown field (did you mean 'lr'?)"),
+        ("training.lrr=1", "tiny.yaml (or --set): training.lrr: unknown field (did you mean 'lr'?)"),
+        ("trainning.lr=0.1", "tiny.yaml (or --set): trainning: unknown field (did you mean 'training'?)"),
+        ("training=3", "tiny.yaml (or --set): training: got 3; expected a mapping"),
         ("attacks.7.combine=x", "--set attacks.7.combine: '7' is not a position in a list of 4"),
         ("profile=small", "profile: unknown 'small'; known: none"),
     ],

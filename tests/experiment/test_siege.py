@@ -1,6 +1,8 @@
 """A run under siege: an attack planted, measured and rejected, refused where it cannot be, and gone on with."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from fedsiege.cli import execute
 from fedsiege.errors import InputError, ThreatModelError
+from fedsiege.experiment.collect import figures
 from fedsiege.experiment.config import load
 from fedsiege.experiment.integrity import Watch
 from fedsiege.experiment.prepare import prepare
@@ -92,6 +95,79 @@ def test_an_attack_and_a_membership_audit_go_together(tmp_path: Path) -> None:
     assert both["poisoning"] == alone["poisoning"]
     assert {row["attack"] for row in both["attacks"]} == {"loss_series"}
     assert "plays client 3" in both["threat_model"]["adversary"]
+
+
+TURNED = """
+import torch
+from fedsiege.attacks.poisoning.base import Poisoner
+from fedsiege.registry import register
+
+@register("turned")
+class Turned(Poisoner):
+    {title}
+
+    def poison_updates(self, scene):
+        {counted}
+        return torch.stack([-scene.honest(at) for at in range(len(scene.clients))])
+"""
+
+
+@pytest.fixture
+def turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Writes a user's own poisoner `turned_by_me:Turned`."""
+
+    def write(title: str, counted: str) -> None:
+        (tmp_path / "turned_by_me.py").write_text(TURNED.format(title=title, counted=counted))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "turned_by_me", raising=False)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("title", "given"), [("pass", "no title"), ("title = 3", "the title 3"), ("title = ' '", "the title ' '")]
+)
+def test_a_poisoner_without_a_title_is_refused_before_the_first_round(
+    title: str, given: str, turned: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    turned(title, "pass")
+    expected = f"adversary: the class Turned has {given}; expected a class variable title"
+    with pytest.raises(InputError, match=expected):
+        run({**SIEGE, "adversary": "turned_by_me:Turned"}, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("counted", "unproven", "acted"),
+    [
+        ("pass", "poisoned_updates", False),
+        ("scene.count('turns')", "poisoned_updates", False),
+        ("scene.count('poisoned_updates', 0)", None, False),
+        ("scene.count('poisoned_updates')", None, True),
+    ],
+)
+def test_of_a_poisoner_that_counts_nothing_it_is_not_known_whether_it_acted(
+    counted: str, unproven: str | None, acted: bool, turned: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    turned("title = 'Turned'", counted)
+    small = {"adversary": "turned_by_me:Turned", "backdoor": None, "rounds": 2, "pretrain_rounds": 0}
+    found = result(tmp_path / "run", **small)
+    (row,) = [one for one in found["components"] if one["kind"] == "poisoning"]
+    assert (row["acted"], row.get("unproven")) == (acted, unproven)
+    assert figures(tmp_path / "run")["unproven"] == ({} if unproven is None else {"turned": unproven})
+
+
+@pytest.mark.parametrize("name", ["sign_flip", "turned_by_me:Turned"])
+def test_an_attack_that_never_came_to_act_is_known_not_to_have(
+    name: str, turned: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """Client 3 is invited to no round of attack, so that there is nothing that it could count."""
+    turned("title = 'Turned'", "pass")
+    places = {"clients": [3], "rounds": [2], "invited": False}
+    changes = {"adversary": name, "backdoor": None, "rounds": 2, "participation": 0.1, "seed": 1}
+    found = result(tmp_path / "run", **changes, compromised=places, pretrain_rounds=0)
+    (row,) = [one for one in found["components"] if one["kind"] == "poisoning"]
+    assert (row["acted"], row["counters"], "unproven" in row) == (False, {"attackers": 0}, False)
 
 
 def test_a_rule_that_rejects_the_attacker_says_so(tmp_path: Path) -> None:

@@ -165,6 +165,16 @@ def test_idle_components_are_named(tmp_path: Path) -> None:
     assert findings.idle(read(tmp_path, data, curves)) == ["perturb(sigma=0.1)"]
 
 
+def test_what_may_have_acted_is_not_said_to_be_idle(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["components"][1] |= {"acted": False, "unproven": "poisoned_updates", "label": "turned"}
+    run = read(tmp_path, data, curves)
+    assert findings.idle(run) == []
+    assert findings.unproven(run) == [
+        "turned counted nothing as `poisoned_updates`: whether it acted is not known."
+    ]
+
+
 def test_columns_share_the_usual_false_positives(tmp_path: Path) -> None:
     data, curves = made.result()
     for one in data["attacks"]:

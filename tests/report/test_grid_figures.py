@@ -177,6 +177,12 @@ def test_the_terminal_says_what_went_wrong(tmp_path: Path) -> None:
     assert "! 1 run failed: what is said of its cell rests on the other seeds." in text
     assert "defences=perturb 0.05, model=alexnet, seed 1: failed: training diverged in round 3 & stopped" in text
     assert "! never acted: sparsify(share=0.9), in defences=sparsify 0.9, model=resnet18." in text
+    unproven = made_sweep.troubled()
+    for one in unproven["cells"]:
+        one["unproven"] = dict.fromkeys(one["idle"], "counted")
+    text = printed(tmp_path, unproven, 200)
+    assert "! sparsify(share=0.9) counted nothing as `counted` in defences=sparsify 0.9, model=resnet18: wh" in text
+    assert "never acted" not in text
     many = made_sweep.sweep(seeds=range(3))
     for one in many["cells"][:12]:
         made_sweep.undo(one, "failed", "out of memory")

@@ -266,6 +266,16 @@ def test_idle_in_some_seeds_names_them(tmp_path: Path) -> None:
     assert findings.idle(read(tmp_path, grid(*cells))) == [("p()", ["p (seeds 1 and 2)"])]
 
 
+def test_what_may_have_acted_is_not_said_to_be_idle(tmp_path: Path) -> None:
+    lacking: dict[str, Any] = {"idle": ["turned"], "unproven": {"turned": "poisoned_updates"}}
+    cells = [run("p", s, 0.5, {"x": 0.5}, "p", **(lacking if s else {})) for s in range(3)]
+    sweep = read(tmp_path, grid(*cells, run("q", 0, 0.5, {"x": 0.5}, "q", **lacking)))
+    assert findings.idle(sweep) == []
+    assert findings.unproven(sweep) == [
+        "turned counted nothing as `poisoned_updates` in p (seeds 1 and 2) and q: whether it acted is not known."
+    ]
+
+
 def test_several_settings_have_a_verdict_each(tmp_path: Path) -> None:
     data = made_sweep.sweep(("alexnet", "resnet18"))
     found = headline(read(tmp_path, data))

@@ -135,6 +135,19 @@ def test_components_that_never_acted_are_flagged(tmp_path: Path) -> None:
     assert "updates 600" in root.one("section", id="components").one("tbody").all("tr")[0].text
 
 
+def test_what_may_have_acted_is_not_said_to_be_idle(tmp_path: Path) -> None:
+    data, curves = made.result()
+    data["components"][1] |= {"acted": False, "counters": {"turns": 2}, "unproven": "poisoned_updates"}
+    root = tree(made.folder(tmp_path, data, curves))
+    warned = root.one("section", class_="warnings").text
+    assert "counted nothing as `poisoned_updates`: whether it acted is not known." in warned
+    components = root.one("section", id="components")
+    assert not components.all("tr", class_="idle")
+    assert "not known whether it acted" in components.text
+    assert "never acted" not in components.one("tbody").text
+    assert "Never acted" not in warned
+
+
 def test_threat_model_data_cost_provenance_and_config(folder: Path) -> None:
     root = tree(folder)
     text = {name: root.one("section", id=name).text for name in sections(root)}

@@ -50,6 +50,14 @@ def test_null_test_and_idle_components_are_shown_as_they_are_named(hostile: Path
     assert f"never acted: {made.HOSTILE}" in text
 
 
+def test_what_may_have_acted_is_not_said_to_be_idle(tmp_path: Path) -> None:
+    data, curves = made.result(targets=1)
+    data["components"][1] |= {"acted": False, "unproven": "poisoned_updates", "label": "turned"}
+    text = printed(made.folder(tmp_path, data, curves), 200)
+    assert "! turned counted nothing as `poisoned_updates`: whether it acted is not known." in text
+    assert "never acted" not in text
+
+
 def test_markup_of_rich_is_text(tmp_path: Path) -> None:
     data, curves = made.result(targets=1)
     data["experiment"]["title"] = "[bold red]title[/bold red]"

@@ -78,6 +78,7 @@ NOTHING: Mapping[str, Any] = {
     "loss": None,
     "attacks": [],
     "idle": [],
+    "unproven": {},
     "privacy": [],
     "poisoning": None,
     "wall_seconds": None,
@@ -109,6 +110,7 @@ def figures(folder: Path) -> dict[str, Any]:
             for one in asked_rows(result["attacks"], probed(result))
         ],
         "idle": [one["label"] for one in result["components"] if not one["acted"]],
+        "unproven": {one["label"]: one["unproven"] for one in result["components"] if one.get("unproven")},
         "privacy": result.get("privacy", []),
         "poisoning": poisoned(result),
         "wall_seconds": result["cost"]["wall_seconds"],

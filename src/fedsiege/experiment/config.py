@@ -258,20 +258,36 @@ def changed(raw: Mapping[str, Any], changes: Sequence[Change], where: str) -> Ex
         _put(made, change)
     known = {key: field.default for key, field in Experiment.model_fields.items()}
     fields = [key for key in made if key not in NEUTRAL and made[key] != raw.get(key, known.get(key))]
-    return validated({"changed": fields, **made}, where)
+    return validated({"changed": fields, **made}, where, changes)
 
 
-def validated(raw: Mapping[str, Any], where: str) -> Experiment:
-    """The experiment these values describe; InputError with the first thing that is wrong with them."""
+def validated(raw: Mapping[str, Any], where: str, changes: Sequence[Change] = ()) -> Experiment:
+    """The experiment these values describe; InputError with the first thing that is wrong with them.
+
+    `changes` are those that the values went through: one asked for by --set may be what is wrong.
+    """
     try:
         return Experiment.model_validate(dict(raw))
     except ValidationError as error:
-        raise InputError(f"{where}: {_fault(error.errors()[0])}") from None
+        first = error.errors()[0]
+        said = " (or --set)" if any(_concerns(change, _place(first)) for change in changes) else ""
+        raise InputError(f"{where}{said}: {_fault(first)}") from None
+
+
+def _concerns(change: Change, place: Sequence[int | str]) -> bool:
+    """Whether --set asked for the field at this place, for a part of it, or for what it is a part of."""
+    alike = (str(part) == asked for part, asked in zip(place, change.path, strict=False))
+    return change.said.startswith("--set ") and all(alike)
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """The path of the field that an error is about."""
+    return tuple(part for part in error["loc"] if part not in ("str", "dict[str,any]"))
 
 
 def _fault(error: ErrorDetails) -> str:
     """Field, value given and what was expected, as people say it."""
-    place = tuple(part for part in error["loc"] if part not in ("str", "dict[str,any]"))
+    place = _place(error)
     field = ".".join(map(str, place))
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields_at(place[:-1])

@@ -236,6 +236,10 @@ def components(prepared: Prepared, counted: Mapping[str, Counters]) -> list[dict
     if prepared.campaign is not None:
         poisoner = prepared.campaign.poisoner
         row = entry(name_of(poisoner), "poisoning", ADVERSARY, poisoner.proof)
+        # The package's own count what they did; a user's class that does not may have acted all the same.
+        users = not type(poisoner).__module__.startswith("fedsiege.")
+        if users and row["counters"].get("attackers", 0) > 0 and poisoner.proof not in row["counters"]:
+            row["unproven"] = poisoner.proof
         row = {**row, "label": prepared.campaign.label, "counters": poisoner.told(row["counters"])}
         defences.append(row)
     return [

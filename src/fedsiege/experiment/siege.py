@@ -79,10 +79,18 @@ def server_defences_of(experiment: Experiment) -> tuple[Guarding, ...]:
 
 
 def poisoner_of(experiment: Experiment) -> Poisoner | None:
-    """What compromised clients do; None where all are honest."""
+    """What compromised clients do; None where all are honest. InputError for a user's class without a title."""
     if experiment.adversary is None:
         return None
-    return built("poisoning", experiment.adversary, "adversary", Poisoner)
+    made = built("poisoning", experiment.adversary, "adversary", Poisoner)
+    title = getattr(made, "title", None)
+    if not isinstance(title, str) or not title.strip():
+        given = "no title" if title is None else f"the title {title!r}"
+        raise InputError(
+            f"adversary: the class {type(made).__name__} has {given}; expected a class variable "
+            f'title = "..." with its name in tables and figures'
+        )
+    return made
 
 
 def trigger_of(experiment: Experiment) -> Trigger | None:

@@ -224,7 +224,17 @@ def caution(rate: Rate) -> str:
 
 def idle(run: Finished) -> list[str]:
     """The components that never acted."""
-    return [one.label for one in run.report.components if not one.acted]
+    return [one.label for one in run.report.components if not one.acted and not one.unproven]
+
+
+def unproven(run: Finished) -> list[str]:
+    """The components of which nothing tells whether they acted, a sentence each."""
+    return [doubted(one.label, one.unproven) for one in run.report.components if one.unproven and not one.acted]
+
+
+def doubted(label: str, counter: str, where: str = "") -> str:
+    """That a component counted nothing by the name that was to tell that it acted; `where` begins with a space."""
+    return f"{label} counted nothing as `{counter}`{where}: whether it acted is not known."
 
 
 def guarantees(run: Finished) -> list[str]:

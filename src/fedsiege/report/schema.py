@@ -160,6 +160,8 @@ class Component(Record):
     label: str
     acted: bool
     counters: dict[str, float | None]
+    unproven: str = ""
+    """The counter that was to tell that it acted, where it is missing and nothing else tells whether it did."""
 
 
 class Guarantee(Record):

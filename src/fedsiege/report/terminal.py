@@ -15,6 +15,7 @@ from fedsiege.report.findings import (
     guarded,
     headlines,
     idle,
+    unproven,
     warnings,
     where_name,
 )
@@ -129,4 +130,5 @@ def _notes(run: Finished) -> list[Text]:
     if idle(run):
         acted = f"never acted: {listed(idle(run))}. What it should have done was not done."
         notes.append(Text(f"! {acted}", style="bold yellow"))
+    notes += [Text(f"! {one}", style="bold yellow") for one in unproven(run)]
     return notes

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedsiege.report.findings import bound, spent
+from fedsiege.report.findings import bound, doubted, spent
 from fedsiege.report.grid.comparison import Comparison, Side, beats_guessing, compare, demonstrable
 from fedsiege.report.grid.finished import FPR, Figure, FinishedSweep, Point, called
 from fedsiege.report.grid.paper import caution
@@ -252,9 +252,23 @@ def idle(sweep: FinishedSweep) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
     for point in sweep.points:
         for label, seeds in point.idle.items():
-            some = f" ({_seeds(seeds)})" if len(seeds) < len(point.done) else ""
-            found.setdefault(label, []).append(point.called + some)
+            if label not in point.unproven:
+                found.setdefault(label, []).append(_called(point, seeds))
     return list(found.items())
+
+
+def unproven(sweep: FinishedSweep) -> list[str]:
+    """The components of which nothing tells whether they acted, a sentence each with the cells."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for point in sweep.points:
+        for label, counter in point.unproven.items():
+            found.setdefault((label, counter), []).append(_called(point, point.idle.get(label, [])))
+    return [doubted(label, counter, f" in {listed(cells)}") for (label, counter), cells in found.items()]
+
+
+def _called(point: Point, seeds: Sequence[int]) -> str:
+    """The cell's name, with the seeds where they are not all of it."""
+    return point.called + (f" ({_seeds(seeds)})" if len(seeds) < len(point.done) else "")
 
 
 def cautions(figures: Sequence[Figure | Side]) -> list[str]:

@@ -130,12 +130,17 @@ class Point:
 
     @cached_property
     def idle(self) -> dict[str, list[int]]:
-        """Component that never acted -> the seeds in which it did not."""
+        """Component that never acted, or is not known to have -> the seeds in which it did not."""
         found: dict[str, list[int]] = {}
         for cell in self.done:
             for label in cell.idle:
                 found.setdefault(label, []).append(cell.seed)
         return found
+
+    @cached_property
+    def unproven(self) -> dict[str, str]:
+        """Component of which nothing tells whether it acted -> the counter that it lacks."""
+        return {label: counter for cell in self.done for label, counter in cell.unproven.items()}
 
     @cached_property
     def strongest(self) -> Figure | None:

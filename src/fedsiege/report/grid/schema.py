@@ -43,7 +43,8 @@ class Cell(_Record):
     """One run of the grid: a cell with one seed.
 
     `axes` is empty for a named cell outside the product, and `changes` has what it sets beside defences, field by
-    field. `idle` lists the components that never acted.
+    field. `idle` lists the components that never acted, or of which nothing tells whether they did: `unproven` has
+    the counter that these lack.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Cell(_Record):
     loss: float | None = None
     attacks: list[Attacked] = []
     idle: list[str] = []
+    unproven: dict[str, str] = {}
     privacy: list[Guarantee] = []
     poisoning: Poisoning | None = None
     wall_seconds: float | None = None

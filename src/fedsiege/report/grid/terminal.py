@@ -19,6 +19,7 @@ from fedsiege.report.grid.findings import (
     setting_name,
     strongest_cautions,
     unfinished,
+    unproven,
     warnings,
 )
 from fedsiege.report.grid.finished import FinishedSweep
@@ -158,4 +159,4 @@ def _notes(sweep: FinishedSweep) -> list[Text]:
     notes += [
         Text(f"! never acted: {label}, in {listed(cells)}.", style="bold yellow") for label, cells in idle(sweep)
     ]
-    return notes
+    return [*notes, *(Text(f"! {one}", style="bold yellow") for one in unproven(sweep))]
