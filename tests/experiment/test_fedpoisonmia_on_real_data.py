@@ -10,7 +10,7 @@ import pytest
 
 from fedsiege.experiment.run import run
 
-SHORT = ["rounds=220", "record_every=4", "evaluate_every=50", "checkpoint_every=220"]
+SHORT = ["rounds=220", "root=100", "record_every=2", "evaluate_every=50", "checkpoint_every=220"]
 MASK = 60  # of the attack that need not hide: fewer are quicker
 POISON = json.dumps({"name": "fedpoisonmia", "fallback": "attack", "mask": MASK})
 HIDDEN = json.dumps({"name": "fedpoisonmia", "mask": 150})

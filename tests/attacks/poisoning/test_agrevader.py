@@ -34,14 +34,14 @@ def test_without_cover_it_is_the_raw_step() -> None:
 
 
 def test_a_mask_is_the_part_of_own_data_that_is_drawn_for_the_run() -> None:
-    sent = poisoner_of("agrevader", mask=11, cover=1.0).poison_updates(probe())[0]
+    sent = poisoner_of("agrevader", mask=11, cover=1.0, step="plain").poison_updates(probe())[0]
     part = own_of(probe(), 11)
     by_hand = naive(begun(), wrong(), sgd(0.1)) + naive(begun(), part, sgd(0.1), pass_order(11))
     torch.testing.assert_close(sent, by_hand, rtol=1e-3, atol=1e-5)
 
 
 def test_step_and_pass_have_the_learning_rate_that_it_is_given() -> None:
-    sent = poisoner_of("agrevader", lr=0.4).poison_updates(probe())[0]
+    sent = poisoner_of("agrevader", lr=0.4, step="plain").poison_updates(probe())[0]
     by_hand = naive(begun(), wrong(), sgd(0.4)) + 0.2 * naive(begun(), own(), sgd(0.4), pass_order(34))
     torch.testing.assert_close(sent, by_hand, rtol=1e-3, atol=1e-5)
 

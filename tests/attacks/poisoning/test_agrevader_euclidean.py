@@ -72,7 +72,7 @@ def around(point: Tensor, by: float) -> Tensor:
 def test_within_the_bound_all_attackers_send_the_covered_step(cover: float) -> None:
     hidden, _ = covered(cover)
     scene = probe(honest_rows=around(hidden, 1.0))
-    sent = poisoner_of("agrevader_euclidean", cover=cover).poison_updates(scene)
+    sent = poisoner_of("agrevader_euclidean", cover=cover, step="plain").poison_updates(scene)
     for row in sent:
         torch.testing.assert_close(row, hidden, rtol=1e-3, atol=1e-5)
     assert sent.shape == (2, len(begun()))
@@ -88,7 +88,7 @@ def test_within_the_bound_all_attackers_send_the_covered_step(cover: float) -> N
 def test_beyond_the_bound_they_send_the_cover_alone_which_is_no_poisoned_update() -> None:
     hidden, alone = covered()
     scene = probe(honest_rows=around(hidden, 0.1) + 1)
-    sent = poisoner_of("agrevader_euclidean").poison_updates(scene)
+    sent = poisoner_of("agrevader_euclidean", step="plain").poison_updates(scene)
     for row in sent:
         torch.testing.assert_close(row, alone, rtol=1e-3, atol=1e-5)
     assert scene.counters == {
@@ -102,7 +102,7 @@ def test_beyond_the_bound_they_send_the_cover_alone_which_is_no_poisoned_update(
 
 def test_with_one_update_to_go_by_they_send_the_cover_and_say_so() -> None:
     scene = probe(honest_rows=covered()[0][None])
-    sent = poisoner_of("agrevader_euclidean").poison_updates(scene)
+    sent = poisoner_of("agrevader_euclidean", step="plain").poison_updates(scene)
     torch.testing.assert_close(sent[0], covered()[1], rtol=1e-3, atol=1e-5)
     assert (scene.counters["no_reference"], scene.counters["fallbacks"]) == (1, 1)
 
@@ -111,7 +111,9 @@ def test_the_cover_is_an_honest_pass_over_as_much_as_the_mask_says() -> None:
     scene = probe((1,), honest_rows=torch.ones(2, len(begun())))
     honest = poisoner_of("agrevader_euclidean", step="optimiser").poison_updates(scene)[0]
     assert torch.equal(honest, passed_over(probe((1,)), shards()[1], "optimiser"))
-    assert not torch.equal(honest, poisoner_of("agrevader_euclidean", mask=9).poison_updates(scene)[0])
+    assert not torch.equal(
+        honest, poisoner_of("agrevader_euclidean", mask=9, step="plain").poison_updates(scene)[0]
+    )
 
 
 @pytest.mark.parametrize("clients", [(1,), (1, 3)])

@@ -434,14 +434,14 @@ def test_rescaling_makes_it_as_long_as_the_median_of_the_updates(crafted: Crafte
     nobody, _ = crafted(flat(90)[0], flat(0), rows[:0], rescale="median_norm")
     torch.testing.assert_close(nobody[0], flat(0)[0])
     assert torch.equal(as_long_as_the_median(torch.zeros(2), rows, 2), torch.zeros(2))
+    attack, _ = crafted(flat(170)[0], flat(150), rows, rescale="median_norm", fallback="attack")
+    torch.testing.assert_close(attack[0], 5 * flat(170)[0])
 
 
 def test_rescaling_leaves_statistics_as_they_are() -> None:
     rows = torch.tensor([[3.0, 4.0, 100.0], [6.0, 8.0, 900.0], [0.0, 15.0, 0.0]])
     found = as_long_as_the_median(torch.tensor([0.0, 2.0, -7.0]), rows, 2)
     torch.testing.assert_close(found, torch.tensor([0.0, 10.0, -7.0]))
-    attack, _ = crafted(flat(170)[0], flat(150), rows, rescale="median_norm", fallback="attack")
-    torch.testing.assert_close(attack[0], 5 * flat(170)[0])
 
 
 def test_updates_of_zeros_are_at_a_right_angle(crafted: Crafted) -> None:
