@@ -73,4 +73,3 @@ def test_hidden_poison_raises_what_the_median_leaks_and_spares_the_model(found: 
     assert hidden["task"]["accuracy"] >= watched["task"]["accuracy"] - 0.06
     (attack,) = [one for one in hidden["components"] if one["kind"] == "poisoning"]
     assert 0.3 < attack["counters"]["feasible_share"] <= 1
-    assert attack["counters"]["mean_angle"] <= attack["counters"]["mean_bound"] + 1e-3

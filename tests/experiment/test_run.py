@@ -121,6 +121,8 @@ def test_the_result_has_the_shape_of_the_contract(done: Path) -> None:
     assert set(data["cost"]) == {
         "wall_seconds",
         "train_seconds",
+        "crafting_seconds",
+        "combining_seconds",
         "evidence_seconds",
         "attack_seconds",
         "peak_memory_bytes",
