@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedsiege.errors import InputError
-from fedsiege.records import Examples, Layout
+from fedsiege.records import Examples, Layout, joined
 
 LAYOUT = Layout(
     names=("conv.weight", "conv.bias", "norm.weight", "head.fc.weight", "head.fc.bias", "norm.running_mean"),
@@ -52,6 +52,21 @@ def test_take_keeps_rows_together_and_in_the_order_asked() -> None:
     assert taken.ids.tolist() == ["id2", "id0"]
     assert taken.x.tolist() == [[6.0, 7.0, 8.0], [0.0, 1.0, 2.0]]
     assert taken.y.tolist() == [2, 0]
+
+
+def test_parts_are_joined_in_their_order() -> None:
+    parts = [examples().take(np.array(rows)) for rows in ([3], [0, 2], [1])]
+    union = joined(parts)
+    assert union.ids.tolist() == ["id3", "id0", "id2", "id1"]
+    assert union.x[:, 0].tolist() == [9.0, 0.0, 6.0, 3.0]
+    assert union.y.tolist() == [3, 0, 2, 1]
+
+
+def test_one_part_is_joined_as_it_is_and_two_with_the_same_example_are_refused() -> None:
+    alone = examples()
+    assert joined([alone]) is alone
+    with pytest.raises(InputError, match="duplicate id 'id2'"):
+        joined([alone, alone.take(np.array([2]))])
 
 
 def test_take_nothing() -> None:

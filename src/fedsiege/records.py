@@ -4,7 +4,7 @@ Sign and scale, everywhere: an update is `local - start`, what the server adds. 
 negative, so that a positive cosine means member.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -104,6 +104,14 @@ class Examples:
     def to(self, device: torch.device) -> "Examples":
         """The same examples with their tensors on `device`."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """The examples of one or more parts as one, in their order; InputError where two share an id."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = np.concatenate([part.ids for part in parts])
+    return Examples(ids, torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)

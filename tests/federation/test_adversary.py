@@ -20,13 +20,13 @@ from fedsiege.defences.client.base import ClientDefence, Posted, Turn
 from fedsiege.defences.coalition.base import Circle, Coalition, Members, gathered, seated
 from fedsiege.defences.server.base import ServerDefence, without
 from fedsiege.errors import InputError
-from fedsiege.federation.adversary import ADVERSARY, everybodys
+from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.checkpoint import Checkpoint, read, save
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation, invited_to, lost
 from fedsiege.federation.server import Command, Guarding, Trail
 from fedsiege.federation.state import Answer, ModelLostError, Models, State
-from fedsiege.records import NOTHING, Cohort, Counters, Examples, Fate, Memory, Round
+from fedsiege.records import NOTHING, Cohort, Counters, Examples, Fate, Memory, Round, joined
 from fedsiege.task import Task, seeded
 from fedsiege.training import Training
 
@@ -393,7 +393,7 @@ def test_others_data_is_there_for_those_who_were_told_to_use_it() -> None:
     assert (found.ids == np.concatenate([shard.ids for shard in shards()])).all()
     assert torch.equal(found.x, torch.cat([shard.x for shard in shards()]))
     assert torch.equal(found.y, torch.cat([shard.y for shard in shards()]))
-    assert torch.equal(everybodys(shards()).y, found.y)
+    assert torch.equal(joined(shards()).y, found.y)
 
 
 class Noise(ClientDefence):

@@ -10,7 +10,6 @@ from math import ceil
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
@@ -18,7 +17,7 @@ from pydantic.dataclasses import dataclass as validated
 from fedsiege.data.dataset import Dataset
 from fedsiege.errors import InputError
 from fedsiege.metrics.null import NULLS, SIDE
-from fedsiege.records import Examples, Ids
+from fedsiege.records import Examples, Ids, joined
 from fedsiege.streams import stream
 
 Rows = NDArray[np.int64]
@@ -226,11 +225,7 @@ def _sorted(target: int, number: int, parts: dict[str, Ids]) -> Audit:
 def _taken(data: Dataset, ids: Ids) -> Examples:
     """The examples of these ids, sorted by id."""
     train, heldout = (part.take(np.flatnonzero(np.isin(part.ids, ids))) for part in (data.train, data.heldout))
-    union = Examples(
-        np.concatenate([train.ids, heldout.ids]),
-        torch.cat([train.x, heldout.x]),
-        torch.cat([train.y, heldout.y]),
-    )
+    union = joined([train, heldout])
     return union.take(np.argsort(union.ids))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import LinearAggregator
 from fedsiege.attacks.poisoning.base import Scene
 from fedsiege.federation.state import Answer, State
-from fedsiege.records import Examples
+from fedsiege.records import joined
 
 if TYPE_CHECKING:
     from fedsiege.federation.rounds import Federation
@@ -45,7 +44,7 @@ def scene_of(federation: "Federation", number: int, invited: list[int], state: S
         classes=federation.classes,
         seed=federation.seed,
         backdoor=campaign.backdoor,
-        others=(lambda: everybodys(shards)) if campaign.poisoner.uses_others else None,
+        others=(lambda: joined(shards)) if campaign.poisoner.uses_others else None,
         compromised=campaign.compromised,
         targets=campaign.targets,
         memory={name.removeprefix(place): kept for name, kept in state.memory.items() if name.startswith(place)},
@@ -77,9 +76,3 @@ def poisoned(federation: "Federation", scene: Scene) -> Iterator[Answer]:
     scene.seconds = time.monotonic() - since
     for client, update in zip(scene.clients, sent, strict=True):
         yield Answer(client, update, float(len(federation.shards[client])), 0)
-
-
-def everybodys(shards: tuple[Examples, ...]) -> Examples:
-    """All clients' examples together."""
-    ids = np.concatenate([shard.ids for shard in shards])
-    return Examples(ids, torch.cat([shard.x for shard in shards]), torch.cat([shard.y for shard in shards]))

@@ -28,7 +28,7 @@ from fedsiege.attacks.poisoning import gamma as factors
 from fedsiege.attacks.poisoning.base import Poisoner, Scene
 from fedsiege.attacks.poisoning.campaign import Campaign
 from fedsiege.attacks.poisoning.data_poisoning import DataPoisoning
-from fedsiege.attacks.poisoning.mixing import mixed, stepped, together, training_of
+from fedsiege.attacks.poisoning.mixing import mixed, stepped, training_of
 from fedsiege.attacks.poisoning.model_replacement import ModelReplacement
 from fedsiege.attacks.poisoning.tactics import triggered
 from fedsiege.data.triggers.base import Backdoor, Trigger
@@ -36,7 +36,7 @@ from fedsiege.errors import InputError
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation
 from fedsiege.federation.state import Models, State
-from fedsiege.records import Examples
+from fedsiege.records import Examples, joined
 from fedsiege.registry import build
 from fedsiege.streams import stream
 from fedsiege.task import Task, seeded
@@ -117,7 +117,7 @@ def test_the_next_global_model_is_x_where_honest_clients_do_not_move(
     campaign = Campaign(attack, "attack", attackers, (1,), backdoor)
     (done,) = rounds_of(campaign, shards, engine=Still(), aggregator=FedAvg(weighted=weighted), server_step=step)
     scene = scene_of([shards[one] for one in attackers], number=1, start=done.start, backdoor=backdoor)
-    update, poisoned = mixed(scene, attack, together(scene.shards), "together")
+    update, poisoned = mixed(scene, attack, joined(scene.shards), "together")
     assert poisoned
     torch.testing.assert_close(done.end - done.start, update, rtol=1e-5, atol=1e-6)
     assert update[scene.task.layout.trained :].abs().max() > 0.01
@@ -135,7 +135,7 @@ def test_colluders_send_equal_shares_of_one_model_trained_on_all_their_examples(
     attack = ModelReplacement(gamma=12.0, **PLAIN)
     scene = scene_of(shards)
     rows = sent(attack, scene)
-    alone = scene_of([together(shards)])
+    alone = scene_of([joined(shards)])
     (row,) = sent(attack, alone)
     assert rows.shape == (3, len(row))
     for one in rows:
@@ -143,7 +143,7 @@ def test_colluders_send_equal_shares_of_one_model_trained_on_all_their_examples(
     assert torch.equal(rows[0], rows[1])
     assert scene.counters["gamma"] == 12
     assert scene.counters["steps"] == alone.counters["steps"] == 2 * 7, "trained once"
-    union = together(shards)
+    union = joined(shards)
     assert union.ids.tolist() == [one for shard in shards for one in shard.ids]
     assert torch.equal(union.x, torch.cat([shard.x for shard in shards]))
     assert torch.equal(union.y, torch.cat([shard.y for shard in shards]))
@@ -215,7 +215,7 @@ def test_train_and_scale_sends_updates_of_the_given_length(scope: Any, bound: fl
     n = scene.task.layout.trained if scope == "trained" else scene.task.layout.size
     for row in rows:
         assert float(row[:n].norm()) == pytest.approx(bound, rel=1e-5)
-    (plain,) = sent(ModelReplacement(gamma=1.0, **PLAIN), scene_of([together(scene.shards)]))
+    (plain,) = sent(ModelReplacement(gamma=1.0, **PLAIN), scene_of([joined(scene.shards)]))
     factor = bound / float(plain[:n].norm())
     torch.testing.assert_close(rows[0], factor * plain, rtol=1e-4, atol=1e-6)
     assert scene.counters["gamma"] == pytest.approx(2 * factor)
@@ -257,7 +257,7 @@ def test_found_images_are_moved_and_stamped_ones_are_not(monkeypatch: pytest.Mon
 
 
 def test_clean_examples_are_all_clients_only_when_asked() -> None:
-    everybody = together([client(number) for number in range(4)])
+    everybody = joined([client(number) for number in range(4)])
     own, others = ModelReplacement(gamma=1.0, **PLAIN), ModelReplacement(gamma=1.0, data="all", **PLAIN)
     assert (own.uses_others, others.uses_others) == (False, True)
     scene = scene_of(others=lambda: everybody)
@@ -298,7 +298,7 @@ def test_gamma_is_estimated_from_what_the_attack_did(attackers: tuple[int, ...])
     assert gammas[1] == pytest.approx(4 * 5 / len(attackers) * len(attackers), rel=1e-4)
     assert set(done[0].memory) == {"adversary/moment", "adversary/square"}
     scene = scene_of([shards_of()[one] for one in attackers], number=2, start=done[1].start)
-    update, _ = mixed(scene, attack, together(scene.shards), "together")
+    update, _ = mixed(scene, attack, joined(scene.shards), "together")
     torch.testing.assert_close(done[1].end - done[1].start, update, rtol=1e-3, atol=1e-5)
 
 
@@ -334,7 +334,7 @@ def test_a_search_raises_gamma_until_the_backdoor_works() -> None:
 def test_a_search_is_split_among_colluders() -> None:
     attack = ModelReplacement(gamma="estimated", estimator="line_search", probe=6.0, **PLAIN)
     (row, _) = sent(attack, scene_of([client(0), client(1)]))
-    (alone,) = sent(ModelReplacement(gamma=3.0, **PLAIN), scene_of([together([client(0), client(1)])]))
+    (alone,) = sent(ModelReplacement(gamma=3.0, **PLAIN), scene_of([joined([client(0), client(1)])]))
     torch.testing.assert_close(row, alone)
 
 

@@ -6,8 +6,6 @@ Model replacement, data poisoning, PGD, DBA and Neurotoxin differ in what they a
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fedsiege.attacks.poisoning.ball import length
@@ -190,11 +188,3 @@ def count_sent(scene: Scene, update: Tensor, gamma: float, poisoned: bool) -> No
 def told(counters: Counters) -> Counters:
     """The counters with means of the factor, and of the norms of updates before and after it."""
     return means(counters, "gamma", "trained_norm", "sent_norm", over="poisoned_updates")
-
-
-def together(shards: Sequence[Examples]) -> Examples:
-    """The examples of several attackers as one's."""
-    if len(shards) == 1:
-        return shards[0]
-    ids = np.concatenate([shard.ids for shard in shards])
-    return Examples(ids, torch.cat([shard.x for shard in shards]), torch.cat([shard.y for shard in shards]))

@@ -12,10 +12,10 @@ from fedsiege.attacks.poisoning.anomaly import Anomaly, Unusual, anomaly_of
 from fedsiege.attacks.poisoning.ball import length, scoped
 from fedsiege.attacks.poisoning.base import Knowledge, Plot, Poisoner, Scene
 from fedsiege.attacks.poisoning.gamma import LearntGamma
-from fedsiege.attacks.poisoning.mixing import backdoor_of, check_recipe, count_sent, mixed, together, told
+from fedsiege.attacks.poisoning.mixing import backdoor_of, check_recipe, count_sent, mixed, told
 from fedsiege.attacks.poisoning.tactics import triggered
 from fedsiege.errors import InputError
-from fedsiege.records import Counters, Examples
+from fedsiege.records import Counters, Examples, joined
 from fedsiege.registry import register
 
 
@@ -138,7 +138,7 @@ class ModelReplacement(Poisoner):
         if self._learns("regression"):
             scene.memory = factors.regressed(scene.memory, end - scene.start)
         elif self._learns("line_search"):
-            shown = triggered(backdoor_of(scene), together(scene.shards), scene.rng("search"))
+            shown = triggered(backdoor_of(scene), joined(scene.shards), scene.rng("search"))
             if shown is not None:
                 accuracy, _ = scene.task.measure(end, shown)
                 tried = factors.from_search(scene.memory, self.probe)
@@ -176,7 +176,7 @@ class ModelReplacement(Poisoner):
         """The clean examples of a round."""
         if self.data == "all" and scene.others is None:
             raise InputError("data: got all, and other clients' data is not there; expected own")
-        found = scene.others() if self.data == "all" and scene.others else together(scene.shards)
+        found = scene.others() if self.data == "all" and scene.others else joined(scene.shards)
         if self.examples is None or self.examples >= len(found):
             return found
         return found.take(scene.rng("clean").choice(len(found), size=self.examples, replace=False))

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedsiege.attacks.poisoning.base import Knowledge, Plot, Poisoner, Scene, relabelled
 from fedsiege.attacks.poisoning.crafting import check_knowledge
 from fedsiege.errors import InputError
-from fedsiege.records import Examples, Floats
+from fedsiege.records import Examples, Floats, joined
 from fedsiege.streams import stream
 
 Step = Literal["plain", "optimiser"]
@@ -68,9 +68,7 @@ def targets_of(scene: Scene) -> Examples:
 
 def own_of(scene: Scene, most: int | None = None) -> Examples:
     """What all attackers of the round have themselves, or a part of it; the same as long as they are the same."""
-    shards = scene.shards
-    ids = np.concatenate([shard.ids for shard in shards])
-    own = Examples(ids, torch.cat([shard.x for shard in shards]), torch.cat([shard.y for shard in shards]))
+    own = joined(scene.shards)
     if most is None or len(own) <= most:
         return own
     return own.take(np.sort(stream(scene.seed, "adversary", "mask").permutation(len(own))[:most]))
