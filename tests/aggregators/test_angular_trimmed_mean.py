@@ -16,12 +16,11 @@ from fedsiege import aggregate
 from fedsiege.aggregators.angular_trimmed_mean import (
     AngularTrimmedMean,
     Statistic,
-    angles,
     angles_to_others,
     kept_by_angle,
-    mean_of,
 )
 from fedsiege.aggregators.base import Server
+from fedsiege.aggregators.geometry import angles, weighted_sum
 from fedsiege.errors import InputError
 
 STATISTICS: list[Statistic] = ["mean", "median"]
@@ -150,7 +149,7 @@ def test_one_row_and_the_mean_of_one_row() -> None:
     update, treatment = aggregate("angular_trimmed_mean", row)
     assert torch.equal(update, row[0])
     assert treatment.counters["trim_lowered"] == 1
-    assert torch.equal(mean_of(normal(4, 9), torch.tensor([2])), normal(4, 9)[2])
+    assert torch.equal(weighted_sum(normal(4, 9), torch.tensor([0, 0, 1, 0])), normal(4, 9)[2])
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)

@@ -9,7 +9,7 @@ from cohorts import normal
 from torch import Tensor
 
 from fedsiege.aggregators import geometry
-from fedsiege.aggregators.geometry import blocks, cosines, distances2, gram, norms, products, weighted_sum
+from fedsiege.aggregators.geometry import angles, blocks, cosines, distances2, gram, norms, products, weighted_sum
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +136,24 @@ def test_weighted_sums_are_made_in_float64_and_given_in_the_type_of_the_rows() -
     many = normal(4, 37)
     shares = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     torch.testing.assert_close(weighted_sum(many, shares), (many.double().T @ shares).float(), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_without_weight_do_not_count_whatever_they_hold(dtype: torch.dtype, bad: float) -> None:
+    rows = normal(5, 5000).to(dtype)
+    rows[1] = bad
+    shares = torch.tensor([0.5, 0.0, 0.25, 0.0, -2.0])
+    expected = 0.5 * rows[0].double() + 0.25 * rows[2].double() - 2 * rows[4].double()
+    torch.testing.assert_close(weighted_sum(rows, shares), expected.to(dtype), rtol=1e-6, atol=1e-6)
+    assert torch.equal(weighted_sum(rows, torch.zeros(5)), torch.zeros(5000, dtype=dtype))
+
+
+def test_angles_are_in_degrees_and_a_row_of_zeros_is_at_90_to_every_other() -> None:
+    rows = torch.tensor([[1.0, 0.0], [3.0, 3.0], [-2.0, 0.0], [0.0, 0.0]])
+    expected = [[0, 45, 180, 90], [45, 0, 135, 90], [180, 135, 0, 90], [90, 90, 90, 0]]
+    np.testing.assert_allclose(angles(rows), expected, rtol=0, atol=1e-12)
+    assert angles(rows).dtype == torch.float64
 
 
 def test_nothing_here_writes_to_the_rows() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedsiege.aggregators.base import Aggregator, Bench, Property, Scope, Server, Treatment
 from fedsiege.aggregators.choice import only
-from fedsiege.aggregators.geometry import blocks, cosines, norms
+from fedsiege.aggregators.geometry import angles, norms, weighted_sum
 from fedsiege.errors import InputError
 from fedsiege.records import Cohort, Counters
 from fedsiege.registry import register
@@ -59,7 +59,7 @@ class AngularTrimmedMean(Aggregator):
         chosen = kept_by_angle(scoped, trim, self.statistic, cohort.clients)
         kept = only(chosen, n)
         counters: Counters = {"rows": n, "rejected": 2 * trim, "trim_lowered": int(trim < self.trim)}
-        return mean_of(rows, chosen), Treatment(kept, kept.new_ones(n), counters)
+        return weighted_sum(rows, kept / len(chosen)), Treatment(kept, kept.new_ones(n), counters)
 
     def check(self, bench: Bench) -> None:
         """n > 2 b."""
@@ -74,11 +74,6 @@ class AngularTrimmedMean(Aggregator):
 def most(n: int) -> int:
     """The largest b of n rows that leaves a row."""
     return max((n - 1) // 2, 0)
-
-
-def angles(rows: Tensor) -> Tensor:
-    """Angles [n, n] between rows [n, d], in degrees and float64; 90 with a row of zeros, 0 on the diagonal."""
-    return torch.rad2deg(torch.arccos(cosines(rows)))
 
 
 def angles_to_others(rows: Tensor, statistic: Statistic = "mean") -> Tensor:
@@ -125,12 +120,3 @@ def kept_by_angle(
     equal = (~sure & (found <= bound + ALIKE)).nonzero()[:, 0].tolist()
     sure[sorted(equal, key=lambda row: numbers[row])[: left - int(sure.sum())]] = True
     return sure.nonzero()[:, 0]
-
-
-def mean_of(rows: Tensor, chosen: Tensor) -> Tensor:
-    """The mean [d] of the rows at some positions, summed in float64, in the type of the rows [n, d]."""
-    mean = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    at = chosen.to(rows.device)
-    for place, part in blocks(rows):
-        mean[place] = (part[at] / len(at)).sum(0).to(rows.dtype)
-    return mean

@@ -108,11 +108,22 @@ def cosines(rows: Tensor) -> Tensor:
     return found.clamp_(-1, 1).fill_diagonal_(1)
 
 
+def angles(rows: Tensor) -> Tensor:
+    """Angles [n, n] between rows [n, d], in degrees and float64; 90 with a row of zeros, 0 on the diagonal."""
+    return torch.rad2deg(torch.arccos(cosines(rows)))
+
+
 def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    """The sum [d] of rows [n, d] with weights [n], summed in float64, in the type of the rows."""
+    """The sum [d] of rows [n, d] with weights [n], summed in float64, in the type of the rows.
+
+    A row of weight 0 does not count, even if its entries are not finite.
+    """
     total = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
     by = weights.to(device=rows.device, dtype=torch.float64)
+    counted = by.nonzero()[:, 0]
+    by = by[counted]
     for place, part in blocks(rows):
+        part = part if len(counted) == len(rows) else part[counted]
         total[place] = (by @ part).to(rows.dtype)
     return total
 

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsiege.aggregators.angular_trimmed_mean import Statistic, angles, kept_by_angle, most
+from fedsiege.aggregators.angular_trimmed_mean import Statistic, kept_by_angle, most
+from fedsiege.aggregators.geometry import angles
 from fedsiege.attacks.poisoning.base import Knowledge, Plot, Scene
 from fedsiege.attacks.poisoning.probing import (
     SHARDS,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsiege.aggregators.geometry import blocks, cosines, weighted_sum
+from fedsiege.aggregators.geometry import angles, blocks, weighted_sum
 from fedsiege.errors import InputError
 
 Array = NDArray[np.float64]
@@ -84,13 +84,12 @@ def widest(rows: Tensor) -> float:
     if len(rows) < 2:
         raise InputError(f"references: got {len(rows)} update(s) to measure angles between; expected 2 or more")
     above = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
-    return float(degrees(cosines(rows)[above[0], above[1]].cpu().numpy()).max())
+    return float(angles(rows)[above[0], above[1]].max())
 
 
 def farthest(row: Tensor, references: Tensor) -> float:
     """The largest angle between a row [d] and the rows [n, d], in degrees."""
-    with_it = cosines(torch.cat([row[None], references]))[0, 1:]
-    return float(degrees(with_it.cpu().numpy()).max())
+    return float(angles(torch.cat([row[None], references]))[0, 1:].max())
 
 
 def greedy(gram: Gram, count: int, prefer: Preference = "angle", feasible_first: bool = True) -> Selection:
@@ -107,7 +106,7 @@ def greedy(gram: Gram, count: int, prefer: Preference = "angle", feasible_first:
     """
     m, limit = len(gram.steps), np.cos(np.radians(gram.bound))
     chosen: list[int] = []
-    angles: list[float] = []
+    largest: list[float] = []
     free = np.ones(m, dtype=np.bool_)
     rays, on_attack, squares, crossed = np.zeros(len(gram.attack_rays)), 0.0, 0.0, np.zeros(m)
     for k in range(1, min(count, m) + 1):
@@ -126,13 +125,13 @@ def greedy(gram: Gram, count: int, prefer: Preference = "angle", feasible_first:
             break
         j = int(best)
         chosen.append(j)
-        angles.append(float(degrees(least[j])))
+        largest.append(float(degrees(least[j])))
         free[j] = False
         rays = rays + gram.steps_rays[j]
         on_attack += gram.attack_steps[j]
         squares += 2 * crossed[j] + gram.steps[j, j]
         crossed = crossed + gram.steps[j]
-    return Selection(tuple(chosen), tuple(angles))
+    return Selection(tuple(chosen), tuple(largest))
 
 
 def exact_alpha(gram: Gram, chosen: Sequence[int], most: float) -> float | None:
