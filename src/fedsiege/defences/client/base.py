@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import BeforeValidator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsiege.errors import InputError
 from fedsiege.records import NOTHING, Counters, Examples, Memory
@@ -302,6 +303,12 @@ def means(counters: Counters, *names: str, over: str = "updates") -> Counters:
         (f"mean_{name}" if name in names else name): (total / n if name in names and n else total)
         for name, total in counters.items()
     }
+
+
+def leaves_one_over(m: int, turn: Turn) -> bool:
+    """Whether a model with BatchNorm would end an epoch over m examples with a step of one, which it cannot."""
+    layers = turn.task.module.modules()
+    return m % (turn.batch or m + 1) == 1 and any(isinstance(one, _BatchNorm) for one in layers)
 
 
 class Settable(Protocol):

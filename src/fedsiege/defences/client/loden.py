@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsiege.defences.client.base import ClientDefence, Clients, Ground, Turn, refuse_sequences
+from fedsiege.defences.client.base import ClientDefence, Clients, Ground, Turn, leaves_one_over, refuse_sequences
 from fedsiege.errors import InputError
 from fedsiege.records import Examples, Ids
 from fedsiege.registry import register
@@ -148,12 +147,6 @@ def judgement(examples: Examples, turn: Turn) -> tuple[Flags, Floats]:
     logits = task.predict(task.state.clone(), examples)
     sure = logits.double().softmax(1).gather(1, examples.y[:, None])[:, 0]
     return (logits.argmax(1) == examples.y).cpu().numpy(), sure.cpu().numpy()
-
-
-def leaves_one_over(m: int, turn: Turn) -> bool:
-    """Whether a model with BatchNorm would end an epoch over m examples with a step of one, which it cannot."""
-    layers = turn.task.module.modules()
-    return m % (turn.batch or m + 1) == 1 and any(isinstance(one, _BatchNorm) for one in layers)
 
 
 def numbered(ids: Ids) -> Tensor:

@@ -11,9 +11,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsiege.defences.client.base import NAMED, Batch, Circle, Ground, Turn, is_neutral, means, refuse_sequences
+from fedsiege.defences.client.base import (
+    NAMED,
+    Batch,
+    Circle,
+    Ground,
+    Turn,
+    is_neutral,
+    leaves_one_over,
+    means,
+    refuse_sequences,
+)
 from fedsiege.defences.coalition import bandit
 from fedsiege.defences.coalition.assignment import Decay
 from fedsiege.defences.coalition.base import Coalition, Members
@@ -484,12 +493,6 @@ def listed(clients: Sequence[int]) -> str:
         return f"{len(clients)} members"
     *first, last = map(str, clients)
     return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
-
-
-def leaves_one_over(m: int, turn: Turn) -> bool:
-    """Whether a model with BatchNorm would end an epoch over m examples with a step of one, which it cannot."""
-    layers = turn.task.module.modules()
-    return m % (turn.batch or m + 1) == 1 and any(isinstance(one, _BatchNorm) for one in layers)
 
 
 def losses_of(examples: Examples, turn: Turn) -> NDArray[np.float64]:
