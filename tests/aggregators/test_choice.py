@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedsiege.aggregators.choice import lowest, neighbourhoods, only
+from fedsiege.aggregators.choice import lowest, minority, neighbourhoods, only
 
 LINE = torch.tensor([0.0, 1.0, 3.0, 7.0, 20.0], dtype=torch.float64)
 SQUARED = (LINE[:, None] - LINE).square()
@@ -59,3 +59,9 @@ def test_infinite_scores_lose_and_are_equal_to_each_other() -> None:
 
 def test_only_the_chosen_are_kept() -> None:
     assert only(torch.tensor([1, 3]), 4).tolist() == [0, 1, 0, 1]
+
+
+def test_a_minority_is_fewer_than_half_and_as_many_as_that() -> None:
+    assert [minority(n) for n in range(8)] == [0, 0, 0, 1, 1, 2, 2, 3]
+    for n in range(1, 30):
+        assert 2 * minority(n) < n <= 2 * (minority(n) + 1)

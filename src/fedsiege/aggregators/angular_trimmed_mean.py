@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsiege.aggregators.base import Aggregator, Bench, Property, Scope, Server, Treatment
-from fedsiege.aggregators.choice import only
+from fedsiege.aggregators.choice import minority, only
 from fedsiege.aggregators.geometry import angles, norms, weighted_sum
 from fedsiege.errors import InputError
 from fedsiege.records import Cohort, Counters
@@ -54,7 +54,7 @@ class AngularTrimmedMean(Aggregator):
     def __call__(self, cohort: Cohort, server: Server) -> tuple[Tensor, Treatment]:
         """The mean [d] of the rows that are kept; all other rows are rejected."""
         rows, n = cohort.updates, len(cohort.updates)
-        trim = min(self.trim, most(n))
+        trim = min(self.trim, minority(n))
         scoped = server.scoped(rows, self.scope)
         chosen = kept_by_angle(scoped, trim, self.statistic, cohort.clients)
         kept = only(chosen, n)
@@ -64,16 +64,11 @@ class AngularTrimmedMean(Aggregator):
     def check(self, bench: Bench) -> None:
         """n > 2 b."""
         n = bench.cohort
-        if self.trim > most(n):
+        if self.trim > minority(n):
             raise InputError(
                 f"trim: got {self.trim}; angular_trimmed_mean drops twice as many updates, and {n} clients answer "
-                f"a round; expected {most(n)} at most"
+                f"a round; expected {minority(n)} at most"
             )
-
-
-def most(n: int) -> int:
-    """The largest b of n rows that leaves a row."""
-    return max((n - 1) // 2, 0)
 
 
 def angles_to_others(rows: Tensor, statistic: Statistic = "mean") -> Tensor:
@@ -112,7 +107,7 @@ def kept_by_angle(
     """
     n = len(rows)
     if not 0 <= 2 * trim < n:
-        raise InputError(f"trim: got {trim} for {n} rows; expected 0 to {most(n)}")
+        raise InputError(f"trim: got {trim} for {n} rows; expected 0 to {minority(n)}")
     left, numbers = n - 2 * trim, range(n) if clients is None else clients
     found = angles_to_others(rows, statistic)
     bound = found.kthvalue(left).values

@@ -1,4 +1,4 @@
-"""Krum's scores, and the rows with the lowest scores."""
+"""Krum's scores, the rows with the lowest scores, and how many of them a rule may have to do without."""
 
 import math
 from collections.abc import Sequence
@@ -18,6 +18,11 @@ def neighbourhoods(squared: Tensor, f: int) -> Tensor:
     n = len(squared)
     near = max(n - f - 2, min(1, n - 1))
     return squared.clone().fill_diagonal_(math.inf).sort(dim=1).values[:, :near].sum(1)
+
+
+def minority(n: int) -> int:
+    """The largest number of n rows that are fewer than half; 0 of none."""
+    return max((n - 1) // 2, 0)
 
 
 def most_for_krum(n: int) -> int:

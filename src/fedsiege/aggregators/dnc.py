@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsiege.aggregators.base import Aggregator, Bench, Scope, Server, Treatment, check_f
-from fedsiege.aggregators.choice import lowest, only
+from fedsiege.aggregators.choice import lowest, minority, only
 from fedsiege.aggregators.geometry import weighted_sum
 from fedsiege.records import Cohort, Counters
 from fedsiege.registry import register
@@ -48,7 +48,7 @@ class DnC(Aggregator):
     def __call__(self, cohort: Cohort, server: Server) -> tuple[Tensor, Treatment]:
         """The mean [d] of the updates that no draw dropped; all other rows are rejected."""
         n = len(cohort.updates)
-        f = min(self.f, most(n))
+        f = min(self.f, minority(n))
         # 1.1 * 10 is a little more than 11.
         stay = n - min(math.ceil(self.c * f - 1e-9), n - 1)
         rows = server.scoped(cohort.updates, self.scope)
@@ -74,12 +74,7 @@ class DnC(Aggregator):
 
     def check(self, bench: Bench) -> None:
         """n > 2 f."""
-        check_f("dnc", self.f, most(bench.cohort), bench.cohort, "n > 2 f")
-
-
-def most(n: int) -> int:
-    """The largest f of n rows: a minority."""
-    return (n - 1) // 2
+        check_f("dnc", self.f, minority(bench.cohort), bench.cohort, "n > 2 f")
 
 
 def outlying(sample: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsiege.aggregators.base import Aggregator, Bench, Server, Treatment, check_f
+from fedsiege.aggregators.choice import minority
 from fedsiege.aggregators.order import trimmed
 from fedsiege.records import Cohort, Counters
 from fedsiege.registry import register
@@ -34,13 +35,8 @@ class TrimmedMean(Aggregator):
 
     def withstands(self, n: int) -> int:
         """As many as it drops at each end: f, or as many as n rows allow."""
-        return min(self.f, most(n))
+        return min(self.f, minority(n))
 
     def check(self, bench: Bench) -> None:
         """n > 2 f."""
-        check_f("trimmed_mean", self.f, most(bench.cohort), bench.cohort, "n > 2 f")
-
-
-def most(n: int) -> int:
-    """The largest f of n rows that leaves a value of each coordinate."""
-    return (n - 1) // 2
+        check_f("trimmed_mean", self.f, minority(bench.cohort), bench.cohort, "n > 2 f")

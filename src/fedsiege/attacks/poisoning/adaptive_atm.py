@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsiege.aggregators.angular_trimmed_mean import Statistic, kept_by_angle, most
+from fedsiege.aggregators.angular_trimmed_mean import Statistic, kept_by_angle
+from fedsiege.aggregators.choice import minority
 from fedsiege.aggregators.geometry import angles
 from fedsiege.attacks.poisoning.base import Knowledge, Plot, Scene
 from fedsiege.attacks.poisoning.probing import (
@@ -63,14 +64,14 @@ class AdaptiveATM(Prober):
         if 2 * self.trim >= n:
             raise InputError(
                 f"trim: got {self.trim}, so that {2 * self.trim} of the {n} updates that the attackers compare are "
-                f"dropped; expected {most(n)} at most"
+                f"dropped; expected {minority(n)} at most"
             )
 
     def poison_updates(self, scene: Scene) -> Tensor:
         """The averaged step, from each attacker [k, d]."""
         rows, row = references(scene), stepped(scene, mislabelled(scene), self.step, self.lr)
         copies = len(scene.clients)
-        trim = min(self.trim, most(len(rows) + copies))
+        trim = min(self.trim, minority(len(rows) + copies))
         halvings, stands_out = 0, dropped(row, rows, copies, trim, self.statistic)
         while stands_out and halvings < self.iterations:
             row = (row + rows[farthest(row, rows)]) / 2

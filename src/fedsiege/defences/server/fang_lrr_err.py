@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsiege.aggregators.base import Bench, Server, Treatment, check_f
+from fedsiege.aggregators.choice import minority
 from fedsiege.aggregators.geometry import weighted_sum
 from fedsiege.defences.server.base import ServerDefence
 from fedsiege.defences.server.verdict import judged
@@ -53,12 +54,12 @@ class FangLrrErr(ServerDefence):
             return
         if bench.root == 0:
             raise InputError(f"root: got 0; {NEEDS}; expected 1 or more")
-        check_f("fang_lrr_err", self.f, most(bench.cohort), bench.cohort, "n > 2 f")
+        check_f("fang_lrr_err", self.f, minority(bench.cohort), bench.cohort, "n > 2 f")
 
     def on_cohort(self, cohort: Cohort, server: Server) -> tuple[Cohort, Treatment]:
         """The cohort without the rows that are dropped."""
         n = len(cohort.clients)
-        kept, f = torch.ones(n, dtype=torch.bool), min(self.f, most(n))
+        kept, f = torch.ones(n, dtype=torch.bool), min(self.f, minority(n))
         if f:
             if server.root is None or server.task is None or not len(server.root):
                 raise InputError(NEEDS)
@@ -72,11 +73,6 @@ class FangLrrErr(ServerDefence):
         rest, treatment = judged(cohort, kept)
         treatment.counters["f_lowered"] = float(f < self.f)
         return rest, treatment
-
-
-def most(n: int) -> int:
-    """The largest f of n answers that leaves one where each way of measuring drops others."""
-    return (n - 1) // 2
 
 
 def without_each(rows: Tensor, start: Tensor, task: Task, examples: Examples) -> tuple[Tensor, Tensor]:

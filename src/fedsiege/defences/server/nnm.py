@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 
 from fedsiege.aggregators.base import Bench, Server, Treatment, check_f
+from fedsiege.aggregators.choice import minority
 from fedsiege.aggregators.geometry import distances2
 from fedsiege.defences.server.base import ServerDefence
 from fedsiege.defences.server.mixing import mixed
@@ -38,19 +39,14 @@ class NearestNeighbourMixing(ServerDefence):
 
     def check(self, bench: Bench) -> None:
         """Refuse an f that half of the clients reach."""
-        check_f("nnm", self.f, most(bench.cohort), bench.cohort, "n >= 2f + 1")
+        check_f("nnm", self.f, minority(bench.cohort), bench.cohort, "n >= 2f + 1")
 
     def on_cohort(self, cohort: Cohort, server: Server) -> tuple[Cohort, Treatment]:  # noqa: ARG002
         """The cohort with each row mixed, under the numbers and weights of its clients."""
         n = len(cohort.clients)
-        f = min(self.f, most(n))
+        f = min(self.f, minority(n))
         nearest = distances2(cohort.updates).argsort(dim=1, stable=True)[:, : n - f]
         members = torch.zeros(n, n, dtype=torch.float64, device=nearest.device).scatter_(1, nearest, 1.0)
         counters = {"rows": float(n), "mixed": float(n if n - f > 1 else 0), "f_lowered": float(f < self.f)}
         treatment = replace(Treatment.plain(n, counters), shares=members.T.cpu() / n)
         return replace(cohort, updates=mixed(cohort.updates, members)), treatment
-
-
-def most(n: int) -> int:
-    """The largest f that n clients admit."""
-    return max((n - 1) // 2, 0)
