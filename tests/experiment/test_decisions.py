@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedsiege.attacks.poisoning.probing import correct
-from fedsiege.data.candidates import Audit
-from fedsiege.experiment.decisions import LAST, anybodys, judged
+from fedsiege.data.candidates import Audit, anybodys
+from fedsiege.experiment.decisions import LAST, judged
 
 
 def test_a_member_is_whom_the_model_gets_right() -> None:

@@ -4,7 +4,7 @@ The same candidates are scored for every client, every round and every attack. N
 client and round, as published code does, yield a TPR of 20-40 % at 0.1 % FPR without any leakage.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Annotated, Literal
@@ -87,6 +87,12 @@ class Candidates:
     def asked(self) -> Examples:
         """The examples that some audit asks about."""
         return self.examples.take(np.flatnonzero(~np.isin(self.examples.ids, self.population)))
+
+
+def anybodys(audits: Sequence[Audit]) -> dict[str, bool]:
+    """By id, whether an example that is asked about is anybody's; once, however many targets it was drawn for."""
+    groups = {i: g for one in audits for i, g in zip(one.ids.tolist(), one.groups.tolist(), strict=True)}
+    return {identity: not group.endswith("ofl") for identity, group in groups.items()}
 
 
 def resolve_targets(targets: str | int | list[int], clients: int) -> list[int]:

@@ -4,7 +4,6 @@ The papers call an example a member where the global model gets it right, and re
 round that is nobody knows without the truth: an attacker gets what the last rounds give.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedsiege.attacks.membership.base import recordings
 from fedsiege.attacks.poisoning.probing import correct
-from fedsiege.data.candidates import Audit
+from fedsiege.data.candidates import anybodys
 from fedsiege.experiment.integrity import rate
 from fedsiege.experiment.prepare import Prepared
 from fedsiege.trace import Trace
@@ -40,12 +39,6 @@ def decisions(prepared: Prepared, trace: Trace) -> dict[str, Any] | None:
         return None
     right = np.stack([correct(trace.global_loss(t)[columns], trace.global_top(t)[columns]) == truth for t in since])
     return judged(right, [trace.rounds[t] for t in since], truth)
-
-
-def anybodys(audits: tuple[Audit, ...]) -> Mapping[str, bool]:
-    """By id, whether an example that is asked about is anybody's; once, however many targets it was drawn for."""
-    groups = {i: g for one in audits for i, g in zip(one.ids.tolist(), one.groups.tolist(), strict=True)}
-    return {identity: group != "ofl" for identity, group in groups.items()}
 
 
 def judged(right: NDArray[np.bool_], rounds: list[int], truth: NDArray[np.bool_]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedsiege.attacks.coalitions import detect
-from fedsiege.data.candidates import MEMBERS, Candidates
+from fedsiege.data.candidates import MEMBERS, Candidates, anybodys
 from fedsiege.defences.client.base import is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.experiment.config import Experiment, Paper
@@ -114,12 +114,10 @@ def distinct(scored: list[Scored], kind: str) -> int:
 
 def any_client(scored: list[Scored]) -> Pair:
     """Scores of everybody's examples and of nobody's: what an adversary without single updates can tell apart."""
-    seen: dict[str, tuple[bool, float]] = {}
-    for one in scored:
-        for identity, group, value in zip(one.audit.ids.tolist(), one.audit.groups, one.values, strict=True):
-            seen[identity] = (not str(group).endswith("ofl"), float(value))
-    owned = np.array([owner for owner, _ in seen.values()], dtype=bool)
-    values = np.array([value for _, value in seen.values()])
+    owners = anybodys([one.audit for one in scored])
+    found = {i: float(value) for one in scored for i, value in zip(one.audit.ids.tolist(), one.values, strict=True)}
+    owned = np.array([owners[identity] for identity in found], dtype=bool)
+    values = np.array(list(found.values()))
     return values[owned], values[~owned]
 
 
