@@ -41,6 +41,7 @@ def test_all_attackers_send_half_the_descent_less_the_ascent_and_most_of_what_mi
     by_hand = (
         fields.get("descent", 0.5) * descent - ascent + fields.get("misled", 0.8) * drawn[chosen(ascent, drawn)]
     )
+    by_hand[trained() :] = descent[trained() :]
     for row in sent:
         torch.testing.assert_close(row, by_hand, rtol=1e-3, atol=1e-5)
     assert sent.shape == (2, len(begun()))
@@ -51,7 +52,7 @@ def test_all_attackers_send_half_the_descent_less_the_ascent_and_most_of_what_mi
 def test_of_so_many_draws_it_takes_the_one_that_is_farthest_from_the_ascent(shuffles: int) -> None:
     _, ascent, drawn = passes()
     sent = poisoner_of("agrevader_gray", shuffles=shuffles, descent=0.0, misled=1.0).poison_updates(probe())[0]
-    distances = [float((sent + ascent - one).norm()) for one in drawn]
+    distances = [float((sent + ascent - one)[: trained()].norm()) for one in drawn]
     assert distances.index(min(distances)) == chosen(ascent, drawn[:shuffles])
 
 
@@ -69,6 +70,20 @@ def test_the_loss_of_what_is_asked_about_rises_and_that_of_the_wrong_labels_fall
     for examples, rises in ((targets(), True), (taken, False)):
         before, after = (scene.task.measure(model, examples)[1] for model in (scene.start, scene.start + sent))
         assert (after > before) == rises
+
+
+@pytest.mark.parametrize("fields", [{}, {"descent": 0.0}, {"descent": 5.0, "misled": 9.0}])
+def test_statistics_go_where_the_pass_over_own_data_takes_them_and_no_variance_below_zero(
+    fields: dict[str, float],
+) -> None:
+    sent = poisoner_of("agrevader_gray", **fields).poison_updates(probe())[0]
+    torch.testing.assert_close(sent[trained() :], passes(HONEST)[0][trained() :], rtol=1e-3, atol=1e-5)
+    for variance in (0.01, 100.0):
+        scene = probe()
+        variances = dict(scene.task.layout.slices())["1.running_var"]
+        scene.start[variances] = variance
+        sent = poisoner_of("agrevader_gray", **fields).poison_updates(scene)[0]
+        assert float((scene.start + sent)[variances].min()) > 0
 
 
 def test_a_mask_and_a_learning_rate_of_its_own_are_heeded() -> None:

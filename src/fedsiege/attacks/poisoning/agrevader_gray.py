@@ -30,6 +30,9 @@ class AGREvaderGray(Prober):
     run, each wrong class as likely; with two classes they are all the same. The public code permutes the labels of
     the examples instead.
 
+    BatchNorm's statistics go where the pass over own data takes them, and are neither subtracted nor scaled, which
+    is ours: a variance driven below zero would make the global model's outputs NaN.
+
     The code begins with rounds of honest training on own data: that warm-up is what the attackers do in the rounds
     before `compromised.first`.
 
@@ -58,5 +61,6 @@ class AGREvaderGray(Prober):
         draws = (mislabelled(scene, shuffle) for shuffle in range(self.shuffles))
         misled = torch.stack([passed_over(scene, wrong, self.step, self.lr) for wrong in draws])
         farthest = misled[int(norms(misled, ascent).argmax())]
+        row, trained = self.descent * descent - ascent + self.misled * farthest, scene.task.layout.trained
         scene.count("poisoned_updates", len(scene.clients))
-        return from_all(scene, self.descent * descent - ascent + self.misled * farthest)
+        return from_all(scene, torch.cat([row[:trained], descent[trained:]]))

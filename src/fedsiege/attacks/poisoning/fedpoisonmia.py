@@ -57,7 +57,9 @@ class FedPoisonMIA(Prober):
 
     Angles run over all float state, BatchNorm's statistics included. Steps on single examples are taken in
     evaluation mode, since one example has no batch statistics, and leave BatchNorm's statistics where they are; the
-    step on all examples asked about is taken as in honest training.
+    step on all examples asked about is taken as in honest training, and alpha scales what it does to these
+    statistics too. With a momentum of 0.1, PyTorch's default, no variance falls below zero for an alpha of 10 or
+    less: there it is the variance of the examples asked about.
 
     Paper: Mo et al., Find a Scapegoat (FedPoisonMIA), ICCV 2025, arXiv 2507.00423
     """
