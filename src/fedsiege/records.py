@@ -149,7 +149,8 @@ class Round:
     recorded). `number` counts from 1. `counters` holds what each component did in this round, by the component's
     label; `memory` is what all of them keep for the rounds to come. `fates` are what became of each answer, and
     `attackers` the compromised clients that attacked and whose answers arrived. `seconds` is what crafting the
-    attackers' answers and combining all of them took, by these names.
+    attackers' answers and combining all of them took, by these names. `absent` says of invited clients without an
+    answer why there is none, in a word and in a line.
     """
 
     number: int
@@ -161,6 +162,7 @@ class Round:
     fates: Mapping[int, Fate] = field(default_factory=dict)
     attackers: tuple[int, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    absent: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ PAPER = {"claim": "c", "source": "s", "table": "t", "link": "l"}
             "config: model: got {'hidden': [3]}; expected a name or {name: ..., field: ...}",
         ),
         ({"coalition": 4}, [], "config: coalition: got 4; expected a name or {name: ..., field: ...}"),
-        ({"engine": "ray"}, [], "config: engine: got 'ray'; Input should be 'local'"),
+        ({"engine": "ray"}, [], "config: engine.name: got 'ray'; Input should be 'local' or 'flower'"),
         ({"device": "tpu"}, [], "config: device: got 'tpu'"),
         ({"paper": PAPER}, [], "config: paper.figures: missing; expected a value"),
         (

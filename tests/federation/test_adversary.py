@@ -62,7 +62,7 @@ class Asked(LocalEngine):
         yield from super().answers(federation, number, invited, models, memory)
 
 
-class Scripted:
+class Scripted(LocalEngine):
     """An engine whose honest answers are given."""
 
     def __init__(self, rows: Mapping[int, list[float]]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 from pydantic_core import ErrorDetails
 
 from fedsiege.attacks.poisoning.campaign import Compromised
@@ -53,7 +53,7 @@ FEDMIA_ATTACKS: list[Spec] = [
 NEUTRAL = frozenset(
     {
         *("name", "title", "description", "profile", "attacks", "shadows", "targets"),
-        *("out", "device", "threads", "evaluate_every", "checkpoint_every", "trace", "cache"),
+        *("out", "device", "threads", "evaluate_every", "checkpoint_every", "trace", "cache", "engine"),
     }
 )
 """Fields that decide neither the federation nor what it is asked: published figures stay comparable."""
@@ -83,6 +83,29 @@ class ShadowSpec(Strict):
     """Clients of each; null: as many as the attacked federation has."""
     cache: str | None = None
     """Folder that keeps them for other runs; null: `$FEDSIEGE_CACHE/shadows`, else `~/.cache/fedsiege/shadows`."""
+
+
+class EngineSpec(Strict):
+    """What gets the clients trained; all but the name is about `flower`."""
+
+    name: Literal["local", "flower"] = "local"
+    """`local` trains them one after the other in this process; `flower` has Flower's clients do it."""
+    patience: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that round 1 waits at most until a client's node has come for every client."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a round waits for its answers; null: until each has come or its node is known to be gone."""
+    staleness: Annotated[int, Field(ge=0)] = 0
+    """A late answer is taken, with its age, up to so many rounds after it was asked for; 0: it is dropped."""
+    in_flight: Annotated[int, Field(ge=1)] | None = None
+    """Clients that are asked at the same time; null: all, and in a simulation four for each of its workers."""
+    cpus: Annotated[int, Field(ge=1)] = 1
+    """In a simulation, CPU cores of a worker; there are as many workers as the machine has room for."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """In a simulation, the share of a GPU that a worker has."""
+
+
+def _engine(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
 
 
 class Published(Strict):
@@ -191,8 +214,8 @@ class Experiment(Strict):
     """Rounds between checkpoints."""
     trace: TraceSpec = TraceSpec()
     """What a recorded round keeps."""
-    engine: Literal["local"] = "local"
-    """What gets the clients trained."""
+    engine: Annotated[EngineSpec, BeforeValidator(_engine)] = EngineSpec()
+    """What gets the clients trained: `local`, `flower`, or `{name: flower, ...}`."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` takes a GPU when there is one."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -214,6 +237,17 @@ class Experiment(Strict):
         if self.coalition is None:
             return []
         return self.coalition if isinstance(self.coalition, list) else [self.coalition]
+
+    @property
+    def oldest(self) -> int:
+        """The age of the oldest model that an answer may be based on."""
+        return max(self.delay, self.engine.staleness)
+
+    @field_serializer("engine")
+    def _named(self, engine: EngineSpec) -> str | dict[str, Any]:
+        """By its name alone, where all else is at its default."""
+        fields = engine.model_dump(mode="json", exclude_defaults=True)
+        return engine.name if fields.keys() <= {"name"} else {"name": engine.name, **fields}
 
     def recorded(self, number: int) -> bool:
         """Whether round `number` is recorded."""
@@ -321,6 +355,7 @@ def _fields_at(place: tuple[Any, ...]) -> list[str]:
         ("shadows",): ShadowSpec,
         ("compromised",): Compromised,
         ("backdoor",): BackdoorSpec,
+        ("engine",): EngineSpec,
     }
     if place == ("candidates",):
         return sorted(CandidateSpec.__dataclass_fields__)

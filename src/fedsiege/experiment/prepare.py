@@ -141,7 +141,6 @@ class Prepared:
             shards=tuple(train.take(rows) for rows in self.shards),
             training=e.training,
             aggregator=self.aggregator,
-            engine=LocalEngine(),
             rounds=e.rounds,
             seed=e.seed,
             classes=len(self.data.classes),
@@ -152,9 +151,10 @@ class Prepared:
             participation=e.participation,
             dropout=e.dropout,
             delay=e.delay,
+            staleness=e.engine.staleness,
             server_step=e.server_step,
             defences=self.defences,
-            **{"done": e.pretrain_rounds, **options},
+            **{"engine": LocalEngine(), "done": e.pretrain_rounds, **options},
         )
 
 

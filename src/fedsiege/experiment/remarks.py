@@ -1,7 +1,7 @@
 """What a reader must know before the figures: who attacks, what was told to whom, and what limits what is found."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fedsiege.attacks.membership.base import MembershipAttack, adaptations
 from fedsiege.attacks.poisoning.campaign import Campaign
@@ -13,8 +13,12 @@ from fedsiege.experiment.prepare import Planned, Prepared
 from fedsiege.experiment.published import asked_rows
 from fedsiege.experiment.scores import Scored
 from fedsiege.federation.adversary import ADVERSARY
+from fedsiege.federation.state import Why
 from fedsiege.records import Counters
 from fedsiege.view import SINGLE_UPDATES
+
+FIRST = 5
+"""So many absent answers are named one by one."""
 
 
 def threat_model(
@@ -140,6 +144,21 @@ def cautions(prepared: Prepared, counted: Mapping[str, Counters]) -> list[str]:
         *(f"{one.label}: {said}" for one in prepared.defences for said in mixed(one, prepared)),
         *_of_coalitions(prepared, counted),
     ]
+
+
+def absent_answers(counted: Mapping[str, Counters], noted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whose answers were not there, and why: all of them counted, the first few named."""
+    server = counted.get("server", {})
+    found = {why: int(server[why]) for why in get_args(Why) if server.get(why)}
+    if not found:
+        return []
+    counts = ", ".join(f"{n} {why}" for why, n in found.items())
+    named = "; ".join(
+        f"round {one['round']}, client {one['client']}: {one['why']}" + (f" ({one['said']})" if one["said"] else "")
+        for one in noted[:FIRST]
+    )
+    more = sum(found.values()) - FIRST
+    return [f"Answers that were not there: {counts}. {named}{f'; and {more} more' if more > 0 else ''}."]
 
 
 def undefended(prepared: Prepared) -> list[str]:

@@ -16,6 +16,7 @@ from fedsiege.experiment.integrity import in_use, poisoning
 from fedsiege.experiment.prepare import Planned, Prepared, at_round, weights_of
 from fedsiege.experiment.published import asked_rows, attack_row, changed_by, metric_of, verdict
 from fedsiege.experiment.remarks import (
+    absent_answers,
     cautions,
     doubts,
     left_out,
@@ -365,6 +366,7 @@ def assemble(
         "paper": paper_rows(e.paper, rows, e, probed) if e.paper else None,
         "warnings": [
             *cautions(prepared, notes.counters),
+            *absent_answers(notes.counters, notes.absences),
             *server_doubts(prepared, notes.counters, state.number),
             *doubts(prepared, countered),
             *upper_bounds(prepared),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from fedsiege.experiment.results import assemble, curves
 from fedsiege.experiment.scores import score_all, served, write_candidates, write_scores
 from fedsiege.experiment.shadows import plan_shadows
 from fedsiege.experiment.start import given, started
-from fedsiege.experiment.train import train_and_record
+from fedsiege.experiment.train import LOCAL, train_and_record
+from fedsiege.federation.rounds import Engine
 from fedsiege.files import write_json
 from fedsiege.report.result import Result
 from fedsiege.shipped import find
@@ -37,6 +38,7 @@ def run(
     resume: bool = False,
     progress: bool = True,
     load_data: Callable[[Experiment], Loaded] = loaded,
+    engine: Engine | None = None,
 ) -> Result:
     """Train the federation that a config describes, record the evidence, attack it, and write the report.
 
@@ -47,6 +49,7 @@ def run(
         resume: go on in a folder that already holds this run; a finished one is left as it is.
         progress: show bars.
         load_data: what gives the data; a sweep's worker keeps what it has read.
+        engine: what gets the clients trained, where it is running already; None: the config's, from here.
 
     """
     experiment = load(config, overrides)
@@ -55,7 +58,7 @@ def run(
     with run_folder.opened(place, experiment, resume), torch_threads(experiment.threads), Bars(progress) as bars:
         if not run_folder.finished(place):
             if not (place / run_folder.RESULT).is_file():
-                carry_out(experiment, place, bars, load_data, where)
+                carry_out(experiment, place, bars, load_data, where, engine)
             report.write(place)
     return Result.read(place)
 
@@ -72,8 +75,27 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def engine_of(experiment: Experiment, bars: Bars) -> Iterator[Engine]:
+    """The engine that a config names, for as long as it is needed."""
+    if experiment.engine.name == "local":
+        yield LOCAL
+        return
+    from fedsiege.flower import extra
+
+    with extra.checked(), bars.waiting("Flower"):
+        from fedsiege.flower.simulation import simulated
+    with simulated(experiment) as engine:
+        yield engine
+
+
 def carry_out(
-    experiment: Experiment, place: Path, bars: Bars, load_data: Callable[[Experiment], Loaded], where: str
+    experiment: Experiment,
+    place: Path,
+    bars: Bars,
+    load_data: Callable[[Experiment], Loaded],
+    where: str,
+    engine: Engine | None = None,
 ) -> None:
     """All stages but the report; what cannot run is refused with `where` before it, the file it was asked in."""
     began = time.monotonic()
@@ -90,7 +112,8 @@ def carry_out(
     if shadows.runs:
         bars.say(shadows.announced)
     prepared = started(prepared, bars)
-    state, notes = train_and_record(prepared, place, bars)
+    with engine_of(experiment, bars) if engine is None else nullcontext(engine) as clients:
+        state, notes = train_and_record(prepared, place, bars, clients)
     trace = Trace(place / run_folder.TRACE) if prepared.attacks else None
     ended = list[str]()
     if notes.destroyed is not None:

@@ -21,11 +21,18 @@ from fedsiege.experiment.wreck import wreck
 from fedsiege.federation import checkpoint
 from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.checkpoint import Checkpoint
-from fedsiege.federation.rounds import store
+from fedsiege.federation.local import LocalEngine
+from fedsiege.federation.rounds import Engine, store
 from fedsiege.federation.state import ModelLostError, Models, State
 from fedsiege.recorder import Recorder
 from fedsiege.records import Counters, Round
 from fedsiege.trace import path_of, recorded_in
+
+LOCAL = LocalEngine()
+"""Clients trained one after the other, in this process."""
+
+NOTED = 100
+"""So many absences are noted one by one; counted are all."""
 
 
 @dataclass(slots=True)
@@ -35,6 +42,7 @@ class Notes:
     `fingerprint` is that of the data, so that a run does not go on with other data than it began with. `submitted`
     is what attackers sent, by round, `detection` what the server made of their and of honest answers, in sums.
     `destroyed` is the round in which attackers destroyed the model, which ends the run, and `destruction` how.
+    `absences` are the first invited clients whose answers were not there, by round, with the reason.
     """
 
     fingerprint: str
@@ -49,6 +57,7 @@ class Notes:
     combining_seconds: float = 0.0
     destroyed: int | None = None
     destruction: str = ""
+    absences: list[dict[str, Any]] = field(default_factory=list)
 
     def verdicts(self, done: Round) -> None:
         """Add what the server made of the answers of attackers and of honest clients."""
@@ -77,8 +86,8 @@ class Notes:
                 total[name] = total.get(name, 0) + n
 
 
-def train_and_record(prepared: Prepared, place: Path, bars: Bars) -> tuple[State, Notes]:
-    """Train from the last checkpoint, or from the start, to the last round.
+def train_and_record(prepared: Prepared, place: Path, bars: Bars, engine: Engine = LOCAL) -> tuple[State, Notes]:
+    """Train, by an engine, from the last checkpoint, or from the start, to the last round.
 
     When training diverges, the state after the last good round is kept as the checkpoint. Where attackers had a say
     before, that is what they achieved, and the run ends there.
@@ -90,7 +99,9 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars) -> tuple[State
     recorder = recorder_of(prepared, place / TRACE)
     if e.attacks:
         recorder.begin()
-    federation = prepared.federation(keeps=lambda n: e.recorded(n) and not e.secure_aggregation, spill=place)
+    federation = prepared.federation(
+        engine=engine, keeps=lambda n: e.recorded(n) and not e.secure_aggregation, spill=place
+    )
     watch = Watch.over(prepared)
     if state.number == 0 and watch.begins:
         notes.history.append({"round": 0, **watch.model(state.models[0])})
@@ -108,7 +119,7 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars) -> tuple[State
                 notes.train_seconds += trained - since
                 notes.history += measured
                 note(notes, watch, done)
-                state = state.then(done, e.delay)
+                state = state.then(done, e.oldest)
                 if done.number % e.checkpoint_every == 0 or done.number == e.rounds:
                     checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
                 step()
@@ -155,6 +166,11 @@ def note(notes: Notes, watch: Watch, done: Round) -> None:
     notes.crafting_seconds += done.seconds.get("crafting", 0.0)
     notes.combining_seconds += done.seconds.get("combining", 0.0)
     notes.count(done)
+    more = NOTED - len(notes.absences)
+    notes.absences += [
+        {"round": done.number, "client": client, "why": why, "said": said}
+        for client, (why, said) in list(done.absent.items())[: max(more, 0)]
+    ]
     notes.submitted += watch.submitted(done) if delivered(done) else []
     notes.verdicts(done)
 

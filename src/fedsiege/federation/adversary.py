@@ -1,17 +1,15 @@
 """The compromised clients' side of a round: what they see, and what they answer among the honest ones."""
 
-import time
 from collections.abc import Iterator
 from heapq import merge
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import LinearAggregator
 from fedsiege.attacks.poisoning.base import Scene
-from fedsiege.federation.state import Answer, State
+from fedsiege.federation.state import Answer, Reply, State
 from fedsiege.records import joined
 
 if TYPE_CHECKING:
@@ -53,26 +51,17 @@ def scene_of(federation: "Federation", number: int, invited: list[int], state: S
 
 def answers_of(
     federation: "Federation", number: int, invited: list[int], state: State, scene: Scene | None
-) -> Iterator[Answer]:
+) -> Iterator[Reply]:
     """The answers of all invited clients, in order of client number; attackers' are the adversary's."""
     attackers = () if scene is None else scene.clients
     honest = [client for client in invited if client not in attackers]
-    answers = federation.engine.answers(federation, number, honest, state.models, state.memory)
+    replies = federation.engine.answers(federation, number, honest, state.models, state.memory)
     if scene is None or federation.campaign is None or not attackers:
-        return answers
+        return replies
     if federation.campaign.poisoner.sees_honest:
-        known = list(answers)
-        usable = [one.update for one in known if acceptable(one.update, len(scene.start)) is None]
+        known = list(replies)
+        updates = [one.update for one in known if isinstance(one, Answer)]
+        usable = [update for update in updates if acceptable(update, len(scene.start)) is None]
         scene.honest_rows = torch.stack(usable) if usable else None
-        answers = iter(known)
-    return merge(answers, poisoned(federation, scene), key=lambda answer: answer.client)
-
-
-def poisoned(federation: "Federation", scene: Scene) -> Iterator[Answer]:
-    """The attackers' answers, in order of client number."""
-    assert federation.campaign is not None
-    since = time.monotonic()
-    sent: Tensor = federation.campaign.poisoner.poison_updates(scene)
-    scene.seconds = time.monotonic() - since
-    for client, update in zip(scene.clients, sent, strict=True):
-        yield Answer(client, update, float(len(federation.shards[client])), 0)
+        replies = iter(known)
+    return merge(replies, federation.engine.poisoned(federation, scene), key=lambda reply: reply.client)

@@ -1,8 +1,12 @@
 """The engine that trains one client after another in this process, on one resident model."""
 
+import time
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from fedsiege.aggregation import acceptable
+from fedsiege.attacks.poisoning.base import Scene
 from fedsiege.defences.client.base import Guard
 from fedsiege.federation.rounds import Federation
 from fedsiege.federation.state import Answer, ModelLostError, Models
@@ -20,19 +24,8 @@ class LocalEngine:
         """Train the invited clients in order. Raises ModelLostError naming the round and the client."""
         for client in invited:
             age = federation.age(number, client, len(models))
-            examples = federation.shards[client]
-            turns = federation.turns(number, client, memory)
-            update = train(
-                federation.task,
-                models[age],
-                examples,
-                federation.training,
-                federation.rate(number - age),
-                stream(federation.seed, "client", number, client),
-                Guard(list(turns.values())),
-                number,
-            )
-            if acceptable(update, len(update)) == "nonfinite":
+            answer = answer_of(federation, number, client, age, models[age], memory)
+            if acceptable(answer.update, len(answer.update)) == "nonfinite":
                 raise ModelLostError(
                     f"round {number}, client {client}: training gave non-finite weights; "
                     f"lower training.lr ({federation.training.lr:g}) or look at the client's data",
@@ -40,6 +33,40 @@ class LocalEngine:
                     f"client {client}'s training gave non-finite weights",
                     models[0],
                 )
-            counters = {label: turn.counters for label, (_, turn) in turns.items()}
-            kept = {label: turn.memory for label, (_, turn) in turns.items() if turn.memory}
-            yield Answer(client, update, float(len(examples)), age, counters, kept)
+            yield answer
+
+    def poisoned(self, federation: Federation, scene: Scene) -> Iterator[Answer]:
+        """The attackers' answers, in order of client number, made all at once."""
+        since = time.monotonic()
+        sent = crafted(federation, scene)
+        scene.seconds = time.monotonic() - since
+        for client, update in zip(scene.clients, sent, strict=True):
+            yield Answer(client, update, float(len(federation.shards[client])), 0)
+
+
+def answer_of(
+    federation: Federation, number: int, client: int, age: int, start: Tensor, memory: Memory = NOTHING
+) -> Answer:
+    """What an honest client answers: its training in round `number`, from the model [d] of `age` rounds ago."""
+    examples = federation.shards[client]
+    turns = federation.turns(number, client, memory)
+    update = train(
+        federation.task,
+        start,
+        examples,
+        federation.training,
+        federation.rate(number - age),
+        stream(federation.seed, "client", number, client),
+        Guard(list(turns.values())),
+        number,
+    )
+    counters = {label: turn.counters for label, (_, turn) in turns.items()}
+    kept = {label: turn.memory for label, (_, turn) in turns.items() if turn.memory}
+    return Answer(client, update, float(len(examples)), age, counters, kept)
+
+
+def crafted(federation: Federation, scene: Scene) -> Tensor:
+    """What the attackers of a round send [k, d], in their order; the scene's memory and counters change."""
+    assert federation.campaign is not None
+    sent: Tensor = federation.campaign.poisoner.poison_updates(scene)
+    return sent

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from fedsiege.aggregation import acceptable
 from fedsiege.aggregators.base import Aggregator, LinearAggregator, Server
+from fedsiege.attacks.poisoning.base import Scene
 from fedsiege.attacks.poisoning.campaign import Campaign
 from fedsiege.defences.client.base import ClientDefence, Posted, Turn
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.errors import InputError
 from fedsiege.federation.adversary import ADVERSARY, answers_of, scene_of
 from fedsiege.federation.server import RULE, Combined, Command, Guarding, remember
-from fedsiege.federation.state import Answer, ModelLostError, Models, State
+from fedsiege.federation.state import Absence, Answer, ModelLostError, Models, Reply, State
 from fedsiege.records import NOTHING, Cohort, Counters, Examples, Fate, Memory, Round
 from fedsiege.streams import stream
 from fedsiege.task import Task
@@ -34,12 +35,16 @@ SPILL = 2**30
 
 
 class Engine(Protocol):
-    """Whatever gets the invited clients trained; answers come in order of client number."""
+    """Whatever gets the invited clients trained; replies come in order of client number."""
 
     def answers(
         self, federation: "Federation", number: int, invited: list[int], models: "Models", memory: Memory
-    ) -> Iterator[Answer]:
-        """The replies to round `number`."""
+    ) -> Iterator[Reply]:
+        """The honest clients' replies to round `number`."""
+        ...
+
+    def poisoned(self, federation: "Federation", scene: Scene) -> Iterator[Reply]:
+        """The attackers' replies to the round of `scene`, whose memory, counters and seconds are filled in."""
         ...
 
 
@@ -52,6 +57,7 @@ class Federation:
         participation: the share of clients invited to a round, drawn without replacement, at least one.
         dropout: the share of answers that get lost on their way, at random, after their clients were invited.
         delay: a client's answer may be based on a model up to this many rounds old (age uniform in 0..delay).
+        staleness: answers that really come late are taken up to this many rounds after they were asked for.
         server_step: what the aggregate is multiplied with before it is added to the global model.
         defences: the clients' defences, in order, coalitions last.
         server_defences: the server's, in order.
@@ -81,6 +87,7 @@ class Federation:
     participation: float = 1.0
     dropout: float = 0.0
     delay: int = 0
+    staleness: int = 0
     server_step: float = 1.0
     done: int = 0
     to_come: int = 0
@@ -95,8 +102,13 @@ class Federation:
                 why = "the global model became non-finite after aggregation"
                 lower = f"lower training.lr ({self.training.lr:g}) or server_step ({self.server_step:g})"
                 raise ModelLostError(f"round {number}: {why}; {lower}", number, why, done.end, done)
-            state = state.then(done, self.delay)
+            state = state.then(done, self.oldest)
             yield done
+
+    @property
+    def oldest(self) -> int:
+        """The age of the oldest model that an answer may still be based on."""
+        return max(self.delay, self.staleness)
 
     def rate(self, number: int) -> float:
         """The learning rate of a round."""
@@ -137,8 +149,10 @@ class Federation:
         memory, arrived, unusable = dict(state.memory), dict[int, float](), list[int]()
         seconds = {"crafting": 0.0, "combining": 0.0}
         scene = scene_of(self, number, invited, state) if self.campaign else None
-        replies = noted(answers_of(self, number, invited, state, scene), acted, memory)
-        answers = screened(self._arriving(number, replies, tally), len(start), tally, arrived, unusable)
+        absences = list[Absence]()
+        replies = present(answers_of(self, number, invited, state, scene), absences, tally)
+        answers = self._arriving(number, noted(replies, acted, memory), tally)
+        answers = screened(answers, len(start), tally, arrived, unusable)
         command, at = Command(self.aggregator, self.server_defences), self._server(number, start)
         cohort = None
         if command.streams and not self.keeps(number) and not (scene and scene.clients):
@@ -174,6 +188,7 @@ class Federation:
             },
             attackers=attackers,
             seconds={**seconds, "crafting": 0.0 if scene is None else scene.seconds},
+            absent={absence.client: (absence.why, absence.said) for absence in absences},
         )
 
     def _server(self, number: int, start: Tensor) -> Server:
@@ -265,6 +280,16 @@ def arriving_in(
     """The clients of round `number` whose answers do not get lost, sorted."""
     invited = invited_to(number, clients, participation, seed, sure)
     return [client for client in invited if not lost(number, client, dropout, seed)]
+
+
+def present(replies: Iterator[Reply], absences: list[Absence], tally: dict[str, int]) -> Iterator[Answer]:
+    """The answers that are there; the others are noted in `absences` and counted, by why they are not."""
+    for reply in replies:
+        if isinstance(reply, Answer):
+            yield reply
+        else:
+            absences.append(reply)
+            tally[reply.why] = tally.get(reply.why, 0) + 1
 
 
 def noted(answers: Iterator[Answer], acted: dict[str, Counters], memory: dict[str, Tensor]) -> Iterator[Answer]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -40,6 +41,27 @@ class Answer:
     age: int
     counters: Mapping[str, Counters] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
+
+
+Why = Literal["missing", "failed", "late", "superseded"]
+"""Why an invited client's answer is not there.
+
+`missing`: it could not be asked. `failed`: it said that it could not do it, or its reply could not be read. `late`:
+its time was up. `superseded`: an answer came late, and the client's newer one was there.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """An answer that is not there, of a client that was invited; `said` is what is known of it, in a line."""
+
+    client: int
+    why: Why
+    said: str = ""
+
+
+Reply = Answer | Absence
+"""What becomes of an invitation."""
 
 
 @dataclass(frozen=True, slots=True)
