@@ -23,7 +23,7 @@ from fedsiege.report.measured import Measured
 from . import made_siege, made_sweep
 from .made_poisoning import share
 from .made_siege import probed, siege
-from .page import Node, parse
+from .written import tree
 
 OWN = {"decision_last", "decision_best", "attackers_kept", "feasible_share"}
 DEAREST = "adversary=replacement, aggregator=fedavg"
@@ -44,10 +44,6 @@ def said(place: Path, data: dict[str, Any]) -> tuple[str, list[str], bool | None
     assert found is not None
     support = [line.replace("\u00a0", " ") for line in found.support]
     return found.statement.replace("\u00a0", " "), support, found.helps
-
-
-def tree(place: Path, data: dict[str, Any]) -> Node:
-    return parse(page(FinishedSweep.read(made_sweep.folder(place, data))))
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -22,10 +22,7 @@ from fedsiege.report.grid.html import page
 
 from . import made_sweep
 from .page import parse
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
+from .written import read
 
 
 def panels(sweep: FinishedSweep, measure: Any = "tpr") -> list[Axes]:

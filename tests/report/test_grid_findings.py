@@ -7,14 +7,10 @@ import pytest
 
 from fedsiege.report.grid import findings
 from fedsiege.report.grid.findings import Headline, headline
-from fedsiege.report.grid.finished import FinishedSweep
 
 from . import made_sweep
 from .made_sweep import grid, run
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
+from .written import read
 
 
 def said(place: Path, *cells: dict[str, Any], **more: Any) -> Headline:

@@ -11,10 +11,7 @@ from fedsiege.report.schema import Measured
 
 from . import made_sweep
 from .made_sweep import grid, run
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
+from .written import read
 
 
 def point(sweep: FinishedSweep, short: str, setting: str | None = None) -> Point:

@@ -3,29 +3,16 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fedsiege.report.grid.charts import chart_data
-from fedsiege.report.grid.finished import FinishedSweep
 from fedsiege.report.grid.html import page, report_of
 
 from . import made, made_sweep
 from .made_sweep import grid, run
 from .page import Node, parse
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
-
-
-def tree(place: Path, data: dict[str, Any]) -> Node:
-    return parse(page(read(place, data)))
-
-
-def sections(root: Node) -> list[str]:
-    return [node.attributes["id"] for node in root.all("section") if "id" in node.attributes]
+from .written import read, sections, tree
 
 
 def cells(row: Node) -> list[str]:

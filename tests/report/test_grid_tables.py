@@ -3,7 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,12 +12,9 @@ from fedsiege.report.grid.tables import FRONTIER, extremes, latex, write_tables
 
 from . import made_sweep
 from .made_sweep import grid, run
+from .written import is_number, read
 
 CELL = "defences=sparsify 0.9, model=alexnet"
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
 
 
 def rows(sweep: FinishedSweep, number: int) -> list[dict[str, str]]:
@@ -63,17 +59,9 @@ def test_no_cell_of_the_sweeps_tables_is_a_formula(tmp_path: Path) -> None:
     sweep = read(tmp_path, made_sweep.hostile())
     for number in (0, 1):
         table = rows(sweep, number)
-        texts = [text for row in table for text in row.values() if text and not _number(text)]
+        texts = [text for row in table for text in row.values() if text and not is_number(text)]
         assert any(text.startswith("'=") for text in texts)
         assert not [text for text in texts if text.startswith(("=", "+", "-", "@"))]
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def test_latex_has_the_layout_of_the_papers_second_table(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fedsiege.report.html import page
 
 from . import made
 from .page import Node, parse
+from .written import sections
 
 SECTIONS = [
     *("roc", "figures", "clients", "rounds", "accuracy", "null", "paper", "threat", "components", "data"),
@@ -21,10 +22,6 @@ SECTIONS = [
 
 def tree(folder: Path) -> Node:
     return parse(page(Finished.read(folder)))
-
-
-def sections(root: Node) -> list[str]:
-    return [node.attributes["id"] for node in root.all("section") if "id" in node.attributes]
 
 
 def shown_table(root: Node, where: str = "pooled", against: str = "all") -> dict[str, list[str]]:

@@ -42,6 +42,7 @@ from .made_poisoning import (
     voted,
 )
 from .page import Node, parse
+from .written import sections
 
 ALONE = ["hijack", "accuracy", "threat", "components", "data", "cost", "provenance", "config", "glossary"]
 
@@ -56,10 +57,6 @@ def lone_run(place: Path, content: dict[str, Any]) -> Finished:
 
 def tree(run: Finished) -> Node:
     return parse(page(run))
-
-
-def sections(root: Node) -> list[str]:
-    return [node.attributes["id"] for node in root.all("section") if "id" in node.attributes]
 
 
 def cells(table: Node) -> dict[str, list[str]]:

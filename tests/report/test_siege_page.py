@@ -22,23 +22,12 @@ from . import made, made_siege, made_sweep
 from .made_poisoning import TRIGGERED, share
 from .made_siege import siege
 from .page import Node, parse
+from .written import is_number, read, sections, tree
 
 KEYS = [
     *("backdoor_attacked", "backdoor_mean", "backdoor_last", "main_last", "main_dip", "main_lost"),
     *("attackers_rejected", "honest_rejected"),
 ]
-
-
-def read(place: Path, data: dict[str, Any]) -> FinishedSweep:
-    return FinishedSweep.read(made_sweep.folder(place, data))
-
-
-def tree(place: Path, data: dict[str, Any]) -> Node:
-    return parse(page(read(place, data)))
-
-
-def sections(root: Node) -> list[str]:
-    return [node.attributes["id"] for node in root.all("section") if "id" in node.attributes]
 
 
 def values(row: Node) -> list[str]:
@@ -323,17 +312,9 @@ def test_no_cell_of_the_sieges_tables_is_a_formula(tmp_path: Path) -> None:
     folder = made_sweep.folder(tmp_path, made_siege.hostile())
     grid.write(folder)
     for name in ("poisoning.csv", "poisoning_runs.csv"):
-        texts = [text for row in rows(folder / name) for text in row.values() if text and not _number(text)]
+        texts = [text for row in rows(folder / name) for text in row.values() if text and not is_number(text)]
         assert any(text.startswith("'=") for text in texts)
         assert not [text for text in texts if text.startswith(("=", "+", "-", "@"))]
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def test_latex_tables_of_attacks_by_defences(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from plain_scenes import (
@@ -33,12 +32,11 @@ from fedsiege.attacks.poisoning.campaign import Campaign
 from fedsiege.errors import InputError
 from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.checkpoint import Checkpoint, read, save
-from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Federation
-from fedsiege.federation.state import Answer, Models, State
-from fedsiege.records import Examples, Memory, Round
+from fedsiege.federation.state import Models, State
+from fedsiege.records import Examples, Round
 from fedsiege.registry import index, label_of, names
 from fedsiege.task import Task, seeded
+from shuffled import Shuffled
 
 NAMES = names("poisoning")
 ATTACKS = (2, 4)
@@ -57,17 +55,6 @@ HONEST = {"passive"}
 WHETHER = {"agrevader_euclidean"}
 """Attacks whose knowledge of others decides only whether they attack."""
 COLLUDERS = {1: (3,), 2: (1, 3)}
-
-
-class Shuffled:
-    """Visits the clients in another order, answers in theirs."""
-
-    def answers(
-        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
-    ) -> Iterator[Answer]:
-        order = np.random.default_rng(number).permutation(invited).tolist()
-        found = {c: next(LocalEngine().answers(federation, number, [c], models, memory)) for c in order}
-        yield from (found[client] for client in sorted(found))
 
 
 def attack_of(name: str) -> Poisoner:

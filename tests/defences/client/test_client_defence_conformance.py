@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import permutations
 from pathlib import Path
@@ -24,13 +24,14 @@ from fedsiege.errors import InputError
 from fedsiege.experiment.run import run
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation
-from fedsiege.federation.state import Answer, Models, State
+from fedsiege.federation.state import Models, State
 from fedsiege.recorder import Recorder
-from fedsiege.records import Examples, Memory, Round
+from fedsiege.records import Examples, Round
 from fedsiege.registry import build, index, label_of, names
 from fedsiege.task import Task, seeded
 from fedsiege.trace import Trace
 from fedsiege.training import Training
+from shuffled import Shuffled
 
 NAMES = names("client_defence")
 SIZES, CLASSES, SEED = (12, 14, 16, 13), 2, 5
@@ -61,17 +62,6 @@ def pictures(m: int, seed: int) -> Examples:
 def ground_of(one: Posted, task: Task, every: Sequence[Posted]) -> Ground:
     later = [other.defence for other in every[list(every).index(one) + 1 :]]
     return Ground(task, pictures(8, 0), SIZES, sorted(one.clients), 6, "fp32", SIZES, len(SIZES), later, rounds=2)
-
-
-class Shuffled:
-    """Visits the clients in another order, answers in theirs."""
-
-    def answers(
-        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
-    ) -> Iterator[Answer]:
-        order = np.random.default_rng(number).permutation(invited).tolist()
-        found = {c: next(LocalEngine().answers(federation, number, [c], models, memory)) for c in order}
-        yield from (found[client] for client in sorted(found))
 
 
 def defence_of(name: str, **given: Any) -> ClientDefence:
