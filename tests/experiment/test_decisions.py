@@ -56,3 +56,22 @@ def test_an_example_of_several_targets_counts_once_and_is_anybodys_if_some_clien
     first = Audit(0, 0, np.array(["a", "b", "c"]), np.array(["member", "ifl", "ofl"]))
     second = Audit(1, 0, np.array(["a", "b", "c"]), np.array(["ifl", "member", "ofl"]))
     assert dict(anybodys((first, second))) == {"a": True, "b": True, "c": False}
+
+
+def test_members_and_nonmembers_are_counted_and_decided_about_apart() -> None:
+    truth = np.array([True, False, False, False])
+    right = np.array([[1, 0, 0, 1], [0, 0, 0, 1]], dtype=bool)
+    found = judged(right, [3, 4], truth)
+    assert (found["members"], found["nonmembers"], found["chance"]) == (1, 3, 0.75)
+    assert (found["last"]["of_members"], found["last"]["of_nonmembers"]) == (0.5, pytest.approx(1 / 3))
+    assert (found["last"]["n"], found["best"]["low"], found["best"]["high"]) == (4, None, None)
+    everybody = judged(right, [3, 4], np.ones(4, dtype=bool))["last"]
+    assert (everybody["of_members"], everybody["of_nonmembers"]) == (0.375, None)
+    nobody = judged(right, [3, 4], np.zeros(4, dtype=bool))["last"]
+    assert (nobody["of_members"], nobody["of_nonmembers"]) == (None, 0.375)
+
+
+def test_in_a_null_test_nobodys_examples_stay_nobodys_on_either_side() -> None:
+    groups = np.array(["pseudo_ifl", "ifl", "pseudo_ofl", "ofl"])
+    found = anybodys([Audit(0, 3, np.array(["a", "b", "c", "d"]), groups)])
+    assert found == {"a": True, "b": True, "c": False, "d": False}
