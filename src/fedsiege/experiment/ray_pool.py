@@ -24,7 +24,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Where this is 0, as it is on those systems, a Ray that is started for the sweep listens on 127.0.0.1 alone."""
 
-PLACES = ("FEDSIEGE_", "HF_")
+PLACES = ("FEDSIEGE_", "HF_", "FLWR_")
 """How the environment variables begin that decide where data is found: nodes get this process's own."""
 
 
@@ -131,8 +131,14 @@ def _after_death(left: list[Work], error: Exception, tries: dict[int, int]) -> I
 
 
 @contextmanager
-def connected() -> Iterator[Any]:
-    """Ray, connected to the cluster of $RAY_ADDRESS, else to one that runs here, else to one of its own."""
+def connected(alone: bool = False, **options: Any) -> Iterator[Any]:
+    """Ray, connected to the cluster of $RAY_ADDRESS, else to one that runs here, else to one of its own.
+
+    Args:
+        alone: do not look for one that runs here.
+        options: of a cluster of its own, as `ray.init` has them.
+
+    """
     os.environ.update(QUIET)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -142,16 +148,19 @@ def connected() -> Iterator[Any]:
         yield ray
         return
     places = {name: value for name, value in os.environ.items() if name.startswith(PLACES)}
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    always: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if places:
-        options["runtime_env"] = {"env_vars": places}
+        always["runtime_env"] = {"env_vars": places}
+    own = {"address": "local", "include_dashboard": False, **options, **always}
     try:
-        ray.init(address=address or "auto", **options)
+        ray.init(**(own if alone and not address else {"address": address or "auto", **always}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address:
             said = str(error).strip().partition("\n")[0]
             raise FedSiegeError(f"RAY_ADDRESS: cannot connect to {address!r}: {said}") from None
-        ray.init(address="local", include_dashboard=False, **options)
+        if alone:
+            raise FedSiegeError(f"Ray does not start here: {error}") from None
+        ray.init(**own)
     try:
         yield ray
     finally:

@@ -158,7 +158,8 @@ class Federation:
         if command.streams and not self.keeps(number) and not (scene and scene.clients):
             combined = streamed(command, answers, at, self.seed, memory)
         else:
-            cohort = collected(answers, len(invited), state.models, self.spill)
+            most = len(self.shards) if self.staleness else len(invited)
+            cohort = collected(answers, most, state.models, self.spill)
             since = time.monotonic()
             combined = None if cohort is None else command.combine(cohort, at, self.seed, memory)
             seconds["combining"] = time.monotonic() - since
@@ -173,6 +174,7 @@ class Federation:
                 self.campaign.poisoner.observe(scene, end)
             remember(memory, ADVERSARY, scene.memory)
             add(acted.setdefault(ADVERSARY, {}), {**scene.counters, "attackers": len(scene.clients)})
+        add(acted.setdefault("server", {}), {name: float(n) for name, n in tally.items()})
         honest = {client: weight for client, weight in arrived.items() if client not in attackers}
         self._settle(number, invited, honest, acted)
         return Round(
@@ -180,7 +182,7 @@ class Federation:
             start=start,
             end=end,
             cohort=cohort,
-            counters={RULE: {}, "server": {name: float(n) for name, n in tally.items()}, **acted},
+            counters={RULE: {}, **acted},
             memory=memory,
             fates={
                 **({} if combined is None else combined.fates),
@@ -298,10 +300,7 @@ def noted(answers: Iterator[Answer], acted: dict[str, Counters], memory: dict[st
         for label, counters in answer.counters.items():
             add(acted.setdefault(label, {}), counters)
         for label, kept in answer.memory.items():
-            place = f"{label}/{answer.client}/"
-            for name in [name for name in memory if name.startswith(place)]:
-                del memory[name]
-            memory.update({place + name: tensor for name, tensor in kept.items()})
+            remember(memory, f"{label}/{answer.client}", kept)
         yield answer
 
 

@@ -43,11 +43,11 @@ class Answer:
     memory: Mapping[str, Memory] = field(default_factory=dict)
 
 
-Why = Literal["missing", "failed", "late", "superseded"]
+Why = Literal["missing", "failed", "late"]
 """Why an invited client's answer is not there.
 
-`missing`: it could not be asked. `failed`: it said that it could not do it, or its reply could not be read. `late`:
-its time was up. `superseded`: an answer came late, and the client's newer one was there.
+`missing`: it could not be asked. `failed`: it could not do it, or its reply could not be read. `late`: its time was
+up; should it still come, it may be one of a later round's answers.
 """
 
 

@@ -126,7 +126,7 @@ def plot_of(**given: Any) -> Plot:
     return Plot(**{**fields, **given})
 
 
-class Still:
+class Still(LocalEngine):
     """Honest clients whose updates are all zero."""
 
     def answers(

@@ -1,0 +1,106 @@
+"""Flower's own simulation: a node for each client, played by a few workers of Ray; the server is this process."""
+
+import functools
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from fedsiege.errors import FedSiegeError
+from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.ray_pool import connected
+from fedsiege.flower.client import client_app
+from fedsiege.flower.engine import FlowerEngine
+from fedsiege.flower.seat import digest
+
+PER_WORKER = 4
+"""Clients in flight for each worker: enough that none waits, few enough that memory does not grow with clients."""
+
+START = 120.0
+"""Seconds in which the simulation must have begun."""
+
+
+def configured(context: Context, config: str) -> str:  # noqa: ARG001 - a node's configuration does not matter here
+    """The config that the simulation is of."""
+    return config
+
+
+@contextmanager
+def simulated(experiment: Experiment) -> Iterator[FlowerEngine]:
+    """An engine whose clients are Flower's virtual nodes, for as long as the context lasts.
+
+    The simulation runs on a thread of its own and its ServerApp only hands out the grid: the rounds stay where
+    they are on every engine, and so do interrupts.
+    """
+    spec = experiment.engine
+    cores = os.cpu_count() or 1
+    client = client_app(functools.partial(configured, config=json.dumps(experiment.model_dump(mode="json"))))
+    grids: queue.Queue[Grid | BaseException] = queue.Queue()
+    over, server = threading.Event(), ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - as Flower calls it
+        grids.put(grid)
+        over.wait()
+
+    def simulate() -> None:
+        try:
+            resources: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus}
+            run_simulation(server, client, experiment.clients, backend_config={"client_resources": resources})
+        except BaseException as error:  # whatever it is, it belongs to who waits for it
+            grids.put(error)
+
+    def check() -> None:
+        if not thread.is_alive() or not grids.empty():
+            why = f": {grids.get()}" if not grids.empty() else ""
+            raise FedSiegeError(f"engine: Flower's simulation ended{why}")
+
+    thread = threading.Thread(target=simulate, name="simulation", daemon=True)
+    options = {"num_cpus": max(cores, spec.cpus)}
+    with quiet(), found_by_workers(), connected(alone=True, **options):
+        thread.start()
+        try:
+            grid = grids.get(timeout=START)
+            if isinstance(grid, BaseException):
+                raise FedSiegeError(f"engine: Flower's simulation does not start: {grid}") from grid
+            if spec.in_flight is None:
+                spec = spec.model_copy(update={"in_flight": PER_WORKER * max(1, cores // spec.cpus)})
+            yield FlowerEngine(grid, spec, digest(experiment), copies=True, check=check)
+        finally:
+            over.set()
+            thread.join()
+
+
+@contextmanager
+def found_by_workers() -> Iterator[None]:
+    """Let workers find what this process finds: a user's own module lies where the command was typed."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (*sys.path, before) if path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Flower's own log at errors alone: a run says by itself how it goes."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
