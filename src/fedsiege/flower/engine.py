@@ -233,8 +233,9 @@ class FlowerEngine:
         deadline = time.monotonic() + (self.spec.patience if first else NEWCOMERS)
         while True:
             here = set(self.grid.get_node_ids())
+            self.met &= here
             self.nodes = {client: node for client, node in self.nodes.items() if node in here}
-            self._welcome(sorted(here - self.met), deadline, clients)
+            self._welcome(sorted(here - self.met), deadline, clients, first)
             if not first or len(self.nodes) == clients or time.monotonic() > deadline:
                 break
             self.check()
@@ -244,8 +245,12 @@ class FlowerEngine:
                 f"engine: no client's node came in {self.spec.patience:g} s; start them, or raise engine.patience"
             )
 
-    def _welcome(self, nodes: Sequence[int], deadline: float, clients: int) -> None:
-        """Ask nodes who they are. InputError for one that carries out another experiment, or has no place in it."""
+    def _welcome(self, nodes: Sequence[int], deadline: float, clients: int, first: bool) -> None:
+        """Ask nodes who they are, and give them their places.
+
+        Before the first round, InputError for one that has none. Later it is left out: it must not end the run; and
+        of two that say they are the same client the newer is, which was started again.
+        """
         asked: dict[str, int] = {}
         for node in nodes:
             message = Message(wire.content(Letter({}, {})), node, wire.JOIN)
@@ -256,19 +261,29 @@ class FlowerEngine:
             node = asked[message.metadata.reply_to_message_id]
             self.met.add(node)
             try:
-                about = wire.read(message).about
-            except wire.UnreadableError as error:
-                raise FedSiegeError(f"node {node}: {error}") from None
-            if "problem" in about:
-                raise InputError(f"node {node}: {about['problem']}")
-            client = about.get("client")
-            if about.get("experiment") != self.experiment:
-                raise InputError(f"node {node}, client {client}: carries out another experiment, or version")
-            if not isinstance(client, int) or not 0 <= client < clients:
-                raise InputError(f"node {node}: says it is client {client!r}; expected 0 to {clients - 1}")
-            if client in self.nodes:
-                raise InputError(f"nodes {self.nodes[client]} and {node} both say they are client {client}")
+                client = self._place(message, clients)
+                if first and client in self.nodes:
+                    raise InputError(f"says it is client {client}, as node {self.nodes[client]} does")
+            except InputError as error:
+                if first:
+                    raise InputError(f"node {node}: {error}") from None
+                continue
             self.nodes[client] = node
+
+    def _place(self, message: Message, clients: int) -> int:
+        """Which client a node says it is, of so many; InputError where it cannot be one of this experiment's."""
+        try:
+            about = wire.read(message).about
+        except wire.UnreadableError as error:
+            raise InputError(str(error)) from None
+        if "problem" in about:
+            raise InputError(str(about["problem"]))
+        client = about.get("client")
+        if about.get("experiment") != self.experiment:
+            raise InputError("carries out another experiment, or has another version; expected the server's")
+        if not isinstance(client, int) or not 0 <= client < clients:
+            raise InputError(f"says it is client {client!r}; expected 0 to {clients - 1}")
+        return client
 
 
 def counters_of(value: Any) -> dict[str, Counters]:

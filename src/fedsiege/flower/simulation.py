@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import os
 import queue
 import sys
@@ -72,9 +73,10 @@ def simulated(experiment: Experiment) -> Iterator[FlowerEngine]:
             grid = grids.get(timeout=START)
             if isinstance(grid, BaseException):
                 raise FedSiegeError(f"engine: Flower's simulation does not start: {grid}") from grid
-            if spec.in_flight is None:
-                spec = spec.model_copy(update={"in_flight": PER_WORKER * max(1, cores // spec.cpus)})
-            yield FlowerEngine(grid, spec, digest(experiment), copies=True, check=check)
+            in_flight = spec.in_flight or PER_WORKER * max(1, cores // spec.cpus)
+            # All nodes are there; a roll call of many of them takes its time.
+            patient = spec.model_copy(update={"in_flight": in_flight, "patience": math.inf})
+            yield FlowerEngine(grid, patient, digest(experiment), copies=True, check=check)
         finally:
             over.set()
             thread.join()
