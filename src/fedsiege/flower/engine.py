@@ -113,6 +113,11 @@ class FlowerEngine:
                 reply = Answer(client, reply.update, reply.weight, reply.age)
             yield reply
 
+    def seat(self, nodes: Sequence[int]) -> None:
+        """Take the nodes for clients 0, 1, ... unasked; what they answer says whether that is right."""
+        self.nodes = dict(enumerate(nodes))
+        self.met = set(nodes)
+
     def _order(
         self, federation: Federation, number: int, client: int, models: Models, memory: Memory
     ) -> tuple[Order, Letter]:
@@ -188,6 +193,8 @@ class FlowerEngine:
             return Absence(order.client, "failed", str(error))
         if "problem" in letter.about:
             return Absence(order.client, "failed", str(letter.about["problem"])[:200])
+        if letter.about.get("client") != order.client:
+            return Absence(order.client, "failed", f"the reply is client {letter.about.get('client')!r}'s")
         update, weight = letter.arrays.get("update"), letter.about.get("weight")
         if update is None or update.dtype != torch.float32:
             kind = "no update" if update is None else f"an update of {update.dtype}"

@@ -3,12 +3,12 @@
 import functools
 import json
 import logging
-import math
 import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,12 +74,30 @@ def simulated(experiment: Experiment) -> Iterator[FlowerEngine]:
             if isinstance(grid, BaseException):
                 raise FedSiegeError(f"engine: Flower's simulation does not start: {grid}") from grid
             in_flight = spec.in_flight or PER_WORKER * max(1, cores // spec.cpus)
-            # All nodes are there; a roll call of many of them takes its time.
-            patient = spec.model_copy(update={"in_flight": in_flight, "patience": math.inf})
-            yield FlowerEngine(grid, patient, digest(experiment), copies=True, check=check)
+            chunked = spec.model_copy(update={"in_flight": in_flight})
+            engine = FlowerEngine(grid, chunked, digest(experiment), copies=True, check=check)
+            if known := numbered(grid, experiment.clients, check):
+                engine.seat(known)
+            yield engine
         finally:
             over.set()
             thread.join()
+
+
+def numbered(grid: Grid, clients: int, check: Callable[[], None]) -> list[int]:
+    """The ids of all virtual nodes in the order of their partitions, in which Flower registers them.
+
+    Nothing where two were registered at the same moment: then they have to be asked, which takes minutes with ten
+    thousand of them. With its answers each says its number again.
+    """
+    until = time.monotonic() + START
+    while len(found := list(grid.get_nodes())) < clients:
+        check()
+        if time.monotonic() > until:
+            raise FedSiegeError(f"engine: {len(found)} of {clients} virtual nodes are there after {START:g} s")
+        time.sleep(0.05)
+    moments = {node.registered_at: node.node_id for node in found}
+    return [moments[moment] for moment in sorted(moments)] if len(moments) == clients else []
 
 
 @contextmanager
