@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from flwr.app import Context
 
 from fedsiege import __version__
 from fedsiege.data.dataset import Dataset
-from fedsiege.defences.client.base import Circle, Posted
+from fedsiege.defences.client.base import Circle, Posted, is_neutral
 from fedsiege.defences.coalition.base import Coalition
 from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment, validated
@@ -21,9 +21,9 @@ from fedsiege.experiment.prepare import check, device_of, prepare, task_of
 from fedsiege.experiment.siege import campaign_of
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation
-from fedsiege.files import described, read_tensors, write_bytes, write_tensors
+from fedsiege.files import described, read_tensors, write_tensors
+from fedsiege.flower.circle import circle_in, write_circle
 from fedsiege.records import Examples
-from fedsiege.registry import label_of
 
 DATA, COALITION, PARTITION = "data", "coalition", "partition-id"
 """Keys of a node's own configuration: its data file, its coalition's file, its number."""
@@ -96,7 +96,7 @@ def own_seat(config: str, data: str, coalition: str) -> Seat:
         std=tuple(about["std"]),
     )
     task = task_of(e, shown, device)
-    circles = read_circles(Path(coalition), len(classes), e.rounds) if coalition else {}
+    circle = circle_in(Path(coalition), f"node-config: {COALITION}") if coalition else None
     federation = Federation(
         task=task,
         shards=tuple((own["train"] if number == client else none).to(device) for number in range(e.clients)),
@@ -112,22 +112,22 @@ def own_seat(config: str, data: str, coalition: str) -> Seat:
         dropout=e.dropout,
         delay=e.delay,
         server_step=e.server_step,
-        defences=tuple(_seated(one, client, circles) for one in plan.defences),
+        defences=tuple(_seated(one, client, circle) for one in plan.defences),
         done=e.pretrain_rounds,
     )
     return Seat(e, federation, client)
 
 
-def _seated(one: Posted, client: int, circles: Mapping[str, Circle]) -> Posted:
+def _seated(one: Posted, client: int, circle: Circle | None) -> Posted:
     """A defence; a coalition of this client's with what its members know. InputError where that is not here."""
     if not isinstance(one.defence, Coalition) or client not in one.clients:
         return one
-    if one.label not in circles:
+    if circle is None or (client not in circle.volumes and not is_neutral(one.defence)):
         raise InputError(
             f"node-config: {COALITION}: client {client} is a member of {one.label} and has no word of its secret; "
-            f"expected the file that the members share, with {one.label!r} in it"
+            "expected the file that its members share"
         )
-    return replace(one, circle=circles[one.label])
+    return replace(one, circle=circle)
 
 
 def read_site(path: Path) -> tuple[dict[str, Any], dict[str, Examples]]:
@@ -142,23 +142,6 @@ def read_site(path: Path) -> tuple[dict[str, Any], dict[str, Examples]]:
         for split, ids in about["ids"].items()
     }
     return about, found
-
-
-def read_circles(path: Path, classes: int, rounds: int) -> dict[str, Circle]:
-    """What the members of coalitions know in common, by the coalition's label."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            label: Circle(
-                int(one["secret"]), {int(k): float(v) for k, v in one["volumes"].items()}, classes, rounds
-            )
-            for label, one in found.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"node-config: {COALITION}: {path} cannot be read ({error}); expected JSON, by coalition: "
-            '{"secret": ..., "volumes": {"0": ...}}'
-        ) from None
 
 
 def write_sites(experiment: Experiment, folder: Path) -> list[dict[str, str]]:
@@ -180,9 +163,12 @@ def write_sites(experiment: Experiment, folder: Path) -> list[dict[str, str]]:
                 own["validation"] = prepared.validation
             write_site(path, client, own, data)
             node[DATA] = str(path.absolute())
-        circles = [one for one in prepared.defences if one.circle is not None and client in one.clients]
-        if circles:
-            node[COALITION] = str(_write_circles(folder / f"coalition_{client:04d}.json", circles).absolute())
+        together = [one for one in prepared.defences if one.circle is not None and client in one.clients]
+        # No client is in two, but that it may be in others that are set to do nothing.
+        for one in sorted(together, key=lambda one: is_neutral(one.defence))[:1]:
+            if one.circle is not None:
+                write_circle(folder / f"coalition_{client:04d}.json", one.circle)
+                node[COALITION] = str((folder / f"coalition_{client:04d}.json").absolute())
         found.append(node)
     return found
 
@@ -199,16 +185,3 @@ def write_site(path: Path, client: int, own: Mapping[str, Examples], data: Datas
         "ids": {split: one.ids.tolist() for split, one in own.items()},
     }
     write_tensors(path, tensors, about)
-
-
-def _write_circles(path: Path, circles: Sequence[Posted]) -> Path:
-    """Write what a member knows of its coalitions: a file for its eyes alone."""
-    known = {
-        label_of(one.defence): {"secret": one.circle.secret, "volumes": dict(one.circle.volumes)}
-        for one in circles
-        if one.circle is not None
-    }
-    path.touch(mode=0o600)
-    write_bytes(path, json.dumps(known).encode())
-    path.chmod(0o600)
-    return path
