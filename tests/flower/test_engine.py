@@ -307,6 +307,33 @@ def test_a_node_that_forgot_what_its_defences_keep_is_counted() -> None:
     assert counted == [0, 0, 1, 0]
 
 
+def test_a_run_that_goes_on_with_nodes_that_know_nothing_counts_what_they_forgot() -> None:
+    _, flower, _ = played(defences=[{"name": "loden", "warmup": 1}])
+    second = rounds(flower)[1]
+    again, resumed, _ = played(defences=[{"name": "loden", "warmup": 1}])
+    state = State(2, Models((second.end,)), second.memory)
+    assert next(resumed.run(state)).counters["server"]["forgotten"] == 3
+    assert all("forgotten" not in done.counters["server"] for done in resumed.run(replace(state, number=3)))
+    assert again.sent
+
+
+def test_a_simulation_that_goes_on_gives_its_nodes_what_they_kept() -> None:
+    changes: dict[str, Any] = {"defences": [{"name": "loden", "warmup": 1}]}
+    _, whole, _ = played(**changes)
+    _, half, _ = played(**changes)
+    for engine in (whole.engine, half.engine):
+        assert isinstance(engine, FlowerEngine)
+        engine.copies = True
+    done = rounds(whole)
+    state = State(2, Models((done[1].end,)), done[1].memory)
+    assert any(name.startswith("loden") for name in state.memory)
+    left = list(half.run(state))
+    assert [one.number for one in left] == [3, 4]
+    for one, other in zip(left, done[2:], strict=True):
+        assert torch.equal(one.end, other.end)
+        assert "forgotten" not in one.counters["server"]
+
+
 @pytest.mark.parametrize(
     ("about", "said"),
     [

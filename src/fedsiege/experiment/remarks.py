@@ -161,6 +161,13 @@ def absent_answers(counted: Mapping[str, Counters], noted: Sequence[Mapping[str,
     return [f"Answers that were not there: {counts}. {named}{f'; and {more} more' if more > 0 else ''}."]
 
 
+def forgotten(counted: Mapping[str, Counters]) -> list[str]:
+    """That nodes were started again, and their clients' defences began anew."""
+    n = counted.get("server", {}).get("forgotten", 0)
+    said = "had been started again, and had forgotten what their clients' defences kept of earlier rounds."
+    return [f"{n:.0f} answers came from nodes that {said}"] if n else []
+
+
 def undefended(prepared: Prepared) -> list[str]:
     """What the clients' defences do not cover: compromised clients, and rounds before the first."""
     e, found = prepared.experiment, list[str]()

@@ -19,6 +19,7 @@ from fedsiege.experiment.remarks import (
     absent_answers,
     cautions,
     doubts,
+    forgotten,
     left_out,
     threat_model,
     told_updates,
@@ -367,6 +368,7 @@ def assemble(
         "warnings": [
             *cautions(prepared, notes.counters),
             *absent_answers(notes.counters, notes.absences),
+            *forgotten(notes.counters),
             *server_doubts(prepared, notes.counters, state.number),
             *doubts(prepared, countered),
             *upper_bounds(prepared),

@@ -66,7 +66,7 @@ class FlowerEngine:
     pending: dict[str, Order] = field(default_factory=dict, init=False)
     """Orders without a reply, by the message's id."""
     given: dict[int, int] = field(default_factory=dict, init=False)
-    """How many answers each client is known to have given."""
+    """How many answers each client is known to have given; -1 for those of an earlier run, which went on here."""
 
     def answers(
         self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
@@ -74,6 +74,8 @@ class FlowerEngine:
         """The honest clients' replies to round `number`, and late ones of earlier rounds that are still taken."""
         self._meet(len(federation.shards))
         deadline = self._deadline()
+        if not self.given and number > 1:
+            self.given = {client: -1 for before in range(1, number) for client in federation.invited(before)}
         everybody = set(federation.invited(number))
         late = self._late(number, len(models))
         clients = sorted({*invited, *(client for client in late if client not in everybody)})
@@ -125,7 +127,7 @@ class FlowerEngine:
         age = federation.age(number, client, min(len(models), federation.delay + 1))
         about = {"round": number, "age": age, "copy": self.copies, "experiment": self.experiment}
         kept = None
-        if self.copies and client not in self.given:
+        if self.copies and self.given.get(client, -1) < 0:
             places = tuple(one.place(client) for one in federation.defences if client in one.clients)
             kept = {name: tensor for name, tensor in memory.items() if name.startswith(places)} if places else {}
         return Order(client, number, age), Letter(about, {"start": models[age]}, kept or None)
@@ -227,7 +229,7 @@ class FlowerEngine:
         answered = about.get("answered")
         if not isinstance(answered, int):
             return
-        if about.get("keeps") and answered <= self.given.get(client, 0):
+        if about.get("keeps") and not self.copies and answered <= abs(self.given.get(client, 0)):
             add(counters.setdefault("server", {}), {"forgotten": 1.0})
         self.given[client] = answered
 
