@@ -84,6 +84,64 @@ def run(
 
 
 @app.command()
+def audit(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A folder with the updates that a server received.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="SPEC",
+            help="Whose examples are whose: a source as in a config, a file or folder, or {name: ..., field: ...}.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="MODEL", help="The recorded model: a name, or your own module:function."),
+    ],
+    out: Out = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    open_report: Open = False,
+) -> None:
+    """Attack a federation that was recorded elsewhere, by what its server received, and report."""
+    from fedsiege import experiment
+
+    _present(
+        experiment.audit(log, data, model, out, overrides=overrides or (), resume=resume, progress=not quiet),
+        quiet,
+        open_report,
+    )
+
+
+@app.command()
+def deploy(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped experiment's name.")],
+    out: Out = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    open_report: Open = False,
+) -> None:
+    """Run an experiment with real Flower processes on this machine, one SuperNode for each client.
+
+    TLS and keys are made for the occasion, all processes are stopped in the end. Several machines: docs/flower.md.
+    """
+    from fedsiege.flower import extra
+
+    extra.require("flwr", "cryptography")
+    from fedsiege.flower import loopback
+
+    def follow(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=True)
+
+    _present(
+        loopback.deploy(config, out, overrides=overrides or (), resume=resume, follow=follow), quiet, open_report
+    )
+
+
+@app.command()
 def reproduce(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="An experiment, or a grid of them, with published figures.")
@@ -208,6 +266,27 @@ def schema() -> None:
 
 
 @app.command()
+def verify(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A folder with the updates that a server received.")],
+    declared: Annotated[
+        Path | None,
+        typer.Option(
+            "--declared",
+            metavar="FILE",
+            help="YAML or JSON: the defences that clients promise; else what the log says they declared.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check in received updates that clients' privacy mods ran: exit code 1 where a promise is broken."""
+    from fedsiege import promises
+    from fedsiege.update_log import UpdateLog
+
+    if not promises.verify(UpdateLog.read(log), declared, as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A figure's name, or how several names begin; else all.")
@@ -247,7 +326,7 @@ def execute(arguments: Sequence[str]) -> int:
             raise
         return _fail(f"{_REFUSED[error.errno]} ({error})", FedSiegeError.exit_code)
     if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
-        resumable = list(arguments[:1]) in (["run"], ["reproduce"], ["sweep"])
+        resumable = list(arguments[:1]) in (["run"], ["deploy"], ["audit"], ["reproduce"], ["sweep"])
         return _fail("interrupted; go on with --resume" if resumable else "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 

@@ -29,7 +29,7 @@ from fedsiege.errors import InputError, TrainingDivergedError
 from fedsiege.experiment import run, shadows, train
 from fedsiege.experiment.cache import cache_of
 from fedsiege.experiment.cell import LOG, Work, carry_out
-from fedsiege.experiment.config import Experiment, load
+from fedsiege.experiment.config import EngineSpec, Experiment, load
 from fedsiege.experiment.grid import Grid
 from fedsiege.experiment.prepare import Loaded, Prepared, Shelf, loaded, prepare
 from fedsiege.experiment.progress import Bars
@@ -445,12 +445,13 @@ CHANGING: dict[str, list[Any]] = {
     ],
     "shadows": [{"clients": 2}],
     "record_every": [1],
+    "record_rounds": [[2, 4]],
     "trace": [{"groups": "total"}, {"logits": True}, {"tail": 0.1}],
 }
 """Values of fields that change what a shadow federation leaves, each against `DIGITS`."""
 
-UNBUILT = {"engine": "ray"}
-"""Fields that a run refuses so far, with values that one may take some day."""
+UNBUILT: dict[str, Any] = {"engine": EngineSpec(name="flower"), "updates": "log"}
+"""Fields with values that this run cannot have."""
 
 REFUSED = {"start": "model.safetensors", "pretrain_rounds": 3}
 """Fields with which no shadow federation is trained: they begin with fresh weights."""

@@ -2,7 +2,7 @@
 
 from fedsiege.experiment.config import Experiment, load
 from fedsiege.experiment.reproduce import reproduce
-from fedsiege.experiment.run import run
+from fedsiege.experiment.run import audit, run
 from fedsiege.experiment.sweep import sweep
 
-__all__ = ["Experiment", "load", "reproduce", "run", "sweep"]
+__all__ = ["Experiment", "audit", "load", "reproduce", "run", "sweep"]

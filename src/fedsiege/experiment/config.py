@@ -1,11 +1,20 @@
 """The experiment: the config file's type, and how a file, a profile and overrides become one."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+)
 from pydantic_core import ErrorDetails
 
 from fedsiege.attacks.poisoning.campaign import Compromised
@@ -102,6 +111,10 @@ class EngineSpec(Strict):
     """In a simulation, CPU cores of a worker; there are as many workers as the machine has room for."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """In a simulation, the share of a GPU that a worker has."""
+
+
+def _ascending(numbers: list[int]) -> list[int]:
+    return sorted(set(numbers))
 
 
 def _engine(value: Any) -> Any:
@@ -208,12 +221,16 @@ class Experiment(Strict):
     """The federations that an adversary trains itself, for attacks that want some."""
     record_every: Annotated[int, Field(ge=1)] = 10
     """Rounds between recorded rounds; the last round is always recorded."""
+    record_rounds: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)] | None = None
+    """The recorded rounds by number, whatever record_every says; null: as it says."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     """Rounds between measurements of the global model's accuracy; the last is always measured."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Rounds between checkpoints."""
     trace: TraceSpec = TraceSpec()
     """What a recorded round keeps."""
+    updates: str | None = None
+    """A log of updates that were recorded elsewhere: its rounds are audited, and nothing is trained."""
     engine: Annotated[EngineSpec, BeforeValidator(_engine)] = EngineSpec()
     """What gets the clients trained: `local`, `flower`, or `{name: flower, ...}`."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -251,7 +268,12 @@ class Experiment(Strict):
 
     def recorded(self, number: int) -> bool:
         """Whether round `number` is recorded."""
-        return bool(self.attacks) and (number % self.record_every == 0 or number == self.rounds)
+        if not self.attacks:
+            return False
+        if self.record_rounds is None:
+            return number % self.record_every == 0 or number == self.rounds
+        place = bisect_left(self.record_rounds, number)
+        return place < len(self.record_rounds) and self.record_rounds[place] == number
 
     def sure(self, number: int) -> tuple[int, ...]:
         """The compromised clients that are sure to be invited to round `number`; none where nobody attacks."""

@@ -33,6 +33,7 @@ from fedsiege.defences.client.base import ClientDefence, Ground, Posted, is_neut
 from fedsiege.defences.coalition.base import Coalition, gathered, seated
 from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.replay import Replay, attended, fitted, log_of, owned, with_data
 from fedsiege.experiment.siege import (
     aggregator_of,
     built,
@@ -45,12 +46,14 @@ from fedsiege.experiment.siege import (
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation, arriving_in, invited_to
 from fedsiege.federation.server import Command, Guarding
+from fedsiege.flower.extra import require
 from fedsiege.metrics.null import SIDE
 from fedsiege.models.base import build_model, maker
 from fedsiege.records import Examples
 from fedsiege.registry import build, label_of
 from fedsiege.streams import entropy
 from fedsiege.task import Task, seeded
+from fedsiege.update_log import UpdateLog
 from fedsiege.view import SINGLE_UPDATES, Flags, Vantage, as_one
 
 T = TypeVar("T")
@@ -102,6 +105,8 @@ class Prepared:
     root: Examples | None = None
     initial: torch.Tensor | None = None
     """The model [d] that round 1 begins with, where it is not the task's fresh one."""
+    replay: Replay | None = None
+    """The rounds of a log, where they are audited and nothing is trained."""
 
     def invited(self, number: int) -> list[int]:
         """The clients of a round, sorted."""
@@ -170,11 +175,17 @@ class Plan:
     server_defences: tuple[Guarding, ...] = ()
     poisoner: Poisoner | None = None
     trigger: Trigger | None = None
+    log: UpdateLog | None = None
+    """The log of updates that is audited, where nothing is trained."""
 
 
 def check(experiment: Experiment) -> Plan:
     """All that a config alone tells about a run; InputError names the first part that does not fit."""
     e = experiment
+    if e.engine.name == "flower":
+        require("flwr", "ray")
+    check_recorded(e)
+    log = log_of(e)
     aggregator = aggregator_of(e)
     guarding, poisoner, trigger = server_defences_of(e), poisoner_of(e), trigger_of(e)
     campaign_of(e, poisoner, None)  # refuses clients and rounds that there are not
@@ -184,9 +195,16 @@ def check(experiment: Experiment) -> Plan:
     divide: Partition = build("partition", e.partition, "partition")
     maker(e.model)
     targets = honest_targets(e, resolve_targets(e.targets, e.clients), attackers_apart(e, poisoner))
-    check_attendance(e, attacks, targets)
+    check_attendance(e, attacks, targets, attendance_of(e) if log is None else attended(log, e))
     check_background(e, attacks)
-    return Plan(aggregator, attacks, defences, divide, targets, guarding, poisoner, trigger)
+    return Plan(aggregator, attacks, defences, divide, targets, guarding, poisoner, trigger, log)
+
+
+def check_recorded(experiment: Experiment) -> None:
+    """Refuse rounds to be recorded that there will not be."""
+    last = max(experiment.record_rounds or [0])
+    if last > experiment.rounds:
+        raise InputError(f"record_rounds: got {last}; expected rounds from 1 to {experiment.rounds}")
 
 
 def attackers_apart(experiment: Experiment, poisoner: Poisoner | None) -> tuple[int, ...]:
@@ -253,7 +271,9 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
     if plan.trigger is not None and e.backdoor is not None:
         data, backdoor = planted(plan.trigger, e.backdoor.target, data, e.seed, e.backdoor.test)
     e.training.check(data.train.x, device)
-    shards = partition(data, plan.divide, e.clients, e.seed, e.examples_per_client)
+    known = None if plan.log is None else owned(plan.log, data, plan.divide, e)
+    shards = known or partition(data, plan.divide, e.clients, e.seed, e.examples_per_client)
+    plan = replace(plan, targets=with_data(plan.targets, shards, e.targets))
     candidates = asked_about(e, plan, data, shards)
     check_told(plan.attacks, candidates, e)
     task = task_of(e, data, device)
@@ -294,7 +314,15 @@ def prepare(experiment: Experiment, load: Callable[[Experiment], Loaded] = loade
     check_defences(prepared)
     check_siege(prepared)
     tail_of(e.trace.tail, prepared.defences, task.layout)  # refuses a share that is no parameter
-    return prepared
+    return prepared if plan.log is None else replayed(prepared, plan.log)
+
+
+def replayed(prepared: Prepared, log: UpdateLog) -> Prepared:
+    """The run with the rounds of a log in place of its own; InputError where they are another model's."""
+    e = prepared.experiment
+    fit = fitted(log, prepared.task, repr(e.model))
+    replay = Replay(log, fit, tuple(number for number in log.rounds if number in (e.record_rounds or ())))
+    return replace(prepared, replay=replay, initial=replay.first_model)
 
 
 def check_defences(prepared: Prepared) -> None:
@@ -498,14 +526,10 @@ def plan_attacks(experiment: Experiment) -> list[Planned]:
     return planned
 
 
-def check_attendance(experiment: Experiment, attacks: list[Planned], targets: list[int]) -> None:
-    """Refuse, by name, targets that an attack could not score because they answer in too few recorded rounds.
-
-    Who is invited, and whose answers get lost, is known beforehand. With `targets: all` such targets are left out
-    (the result says so), as long as there is another.
-    """
+def attendance_of(experiment: Experiment) -> dict[int, Flags]:
+    """Who will answer [K], by recorded round: who is invited, and whose answers get lost, is known beforehand."""
     e = experiment
-    attendance = {
+    return {
         number: np.isin(
             np.arange(e.clients),
             arriving_in(number, e.clients, e.participation, e.dropout, e.seed, e.sure(number)),
@@ -513,12 +537,24 @@ def check_attendance(experiment: Experiment, attacks: list[Planned], targets: li
         for number in range(1, e.rounds + 1)
         if e.recorded(number)
     }
+
+
+def check_attendance(
+    experiment: Experiment, attacks: list[Planned], targets: list[int], attendance: Mapping[int, Flags]
+) -> None:
+    """Refuse, by name, targets that an attack could not score because they answer in too few recorded rounds.
+
+    With `targets: all` such targets are left out (the result says so), as long as there is another.
+    """
+    e = experiment
+    when = f"with participation {e.participation:g}" if e.updates is None else f"by the log {e.updates}"
+    are = "will be" if e.updates is None else "are"
     for planned in attacks:
         left_out = [target for target in targets if not planned.serves(target, attendance)]
         if left_out and (e.targets != "all" or left_out == targets):
             some = f"client {left_out[0]}" + (f" and {len(left_out) - 1} more" if len(left_out) > 1 else "")
             raise InputError(
-                f"attack {planned.label}: with participation {e.participation:g}, {some} of the targets will be in "
+                f"attack {planned.label}: {when}, {some} of the targets {are} in "
                 f"too few recorded rounds; it needs {planned.attack.min_rounds}, with {planned.attack.min_clients} "
                 "clients each: record more rounds, raise participation or choose other targets"
             )

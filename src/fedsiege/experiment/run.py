@@ -11,6 +11,7 @@ import torch
 
 from fedsiege import report
 from fedsiege.errors import InputError
+from fedsiege.experiment import audit as auditing
 from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment, load
 from fedsiege.experiment.prepare import Loaded, Planned, Prepared, loaded, prepare
@@ -52,7 +53,7 @@ def run(
         engine: what gets the clients trained, where it is running already; None: the config's, from here.
 
     """
-    experiment = load(config, overrides)
+    experiment = auditing.completed(load(config, overrides))
     where = "" if isinstance(config, Mapping) else f"{find(config)}{' (or --set)' if overrides else ''}: "
     place = Path(out or experiment.out or Path("runs") / (experiment.name or "run"))
     with run_folder.opened(place, experiment, resume), torch_threads(experiment.threads), Bars(progress) as bars:
@@ -61,6 +62,28 @@ def run(
                 carry_out(experiment, place, bars, load_data, where, engine)
             report.write(place)
     return Result.read(place)
+
+
+def audit(
+    log: str | Path,
+    data: str,
+    model: str,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Attack a federation that was recorded elsewhere, and write the report: nothing is trained.
+
+    Args:
+        log: the folder of a log of updates.
+        data: whose examples are whose: a source's name, a path, or `{name: ..., field: ...}` as YAML.
+        model: the recorded model: a registered name, `package.module:function`, or `{name: ..., field: ...}`.
+        out, overrides, resume, progress: as for `run`; overrides change any other field.
+
+    """
+    return run(auditing.config_of(log, data, model), out, overrides=overrides, resume=resume, progress=progress)
 
 
 @contextmanager
@@ -81,9 +104,7 @@ def engine_of(experiment: Experiment, bars: Bars) -> Iterator[Engine]:
     if experiment.engine.name == "local":
         yield LOCAL
         return
-    from fedsiege.flower import extra
-
-    with extra.checked(), bars.waiting("Flower"):
+    with bars.waiting("Flower"):
         from fedsiege.flower.simulation import simulated
     with simulated(experiment) as engine:
         yield engine
@@ -135,6 +156,7 @@ def carry_out(
         result = assemble(prepared, state, notes, scored, counters, trace)
         result["data"] |= {"shadows": shadows.described(trained, shadow_seconds)}
         result["warnings"] = [*ended, *result["warnings"], *shadows.cautions]
+        result = auditing.told(result, prepared, notes)
     cost = {
         "wall_seconds": time.monotonic() - began,
         "train_seconds": notes.train_seconds,

@@ -16,13 +16,14 @@ from fedsiege.experiment.folder import CHECKPOINT, TRACE
 from fedsiege.experiment.integrity import Watch
 from fedsiege.experiment.prepare import Prepared
 from fedsiege.experiment.progress import Bars
+from fedsiege.experiment.replay import Replay, record_logged
 from fedsiege.experiment.start import first_model
 from fedsiege.experiment.wreck import wreck
 from fedsiege.federation import checkpoint
 from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.checkpoint import Checkpoint
 from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Engine, store
+from fedsiege.federation.rounds import Engine, Federation, store
 from fedsiege.federation.state import ModelLostError, Models, State
 from fedsiege.recorder import Recorder
 from fedsiege.records import Counters, Round
@@ -86,8 +87,18 @@ class Notes:
                 total[name] = total.get(name, 0) + n
 
 
+def rounds_of(prepared: Prepared, place: Path, engine: Engine) -> Federation | Replay:
+    """Where the rounds come from: a log that is audited, or a federation that an engine trains."""
+    e = prepared.experiment
+    if prepared.replay is not None:
+        return replace(prepared.replay, spill=place)
+    return prepared.federation(
+        engine=engine, keeps=lambda n: e.recorded(n) and not e.secure_aggregation, spill=place
+    )
+
+
 def train_and_record(prepared: Prepared, place: Path, bars: Bars, engine: Engine = LOCAL) -> tuple[State, Notes]:
-    """Train, by an engine, from the last checkpoint, or from the start, to the last round.
+    """Train, by an engine, or read a log's rounds: from the last checkpoint, or from the start, to the last round.
 
     When training diverges, the state after the last good round is kept as the checkpoint. Where attackers had a say
     before, that is what they achieved, and the run ends there.
@@ -99,9 +110,7 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars, engine: Engine
     recorder = recorder_of(prepared, place / TRACE)
     if e.attacks:
         recorder.begin()
-    federation = prepared.federation(
-        engine=engine, keeps=lambda n: e.recorded(n) and not e.secure_aggregation, spill=place
-    )
+    federation = rounds_of(prepared, place, engine)
     watch = Watch.over(prepared)
     if state.number == 0 and watch.begins:
         notes.history.append({"round": 0, **watch.model(state.models[0])})
@@ -114,17 +123,21 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars, engine: Engine
                 looked = time.monotonic()
                 if e.recorded(done.number):
                     step(0, f"evidence of round {done.number}")
-                    notes.trace_bytes += record(recorder, done)
+                    notes.trace_bytes += record(recorder, done, prepared.replay is not None)
                 notes.evidence_seconds += time.monotonic() - looked
                 notes.train_seconds += trained - since
                 notes.history += measured
                 note(notes, watch, done)
-                state = state.then(done, e.oldest)
+                before, state = state.number, state.then(done, e.oldest)
                 if done.number % e.checkpoint_every == 0 or done.number == e.rounds:
                     checkpoint.save(place / CHECKPOINT, Checkpoint(state, asdict(notes)))
-                step()
+                step(done.number - before)
                 since = time.monotonic()
         except ModelLostError as lost:
+            if prepared.replay is not None:
+                raise InputError(
+                    f"updates: round {lost.number} of {e.updates}: {lost.why}; expected record_rounds without it"
+                ) from None
             destroyed = notes.entered(lost.done, lost.number)
             if destroyed:
                 note_end(notes, watch, lost)
@@ -134,15 +147,15 @@ def train_and_record(prepared: Prepared, place: Path, bars: Bars, engine: Engine
     return state, notes
 
 
-def record(recorder: Recorder, done: Round) -> int:
-    """Write a round's evidence; returns its bytes.
+def record(recorder: Recorder, done: Round, logged: bool = False) -> int:
+    """Write a round's evidence; returns its bytes. `logged` says that the round was read from a log.
 
     What attackers sent may make models without a finite loss, and no attack on membership could read that: their
     answers are then left out of it, and counted. ModelLostError where the rest cannot be read either.
     """
     try:
         try:
-            return recorder.record(done)
+            return record_logged(recorder, done) if logged else recorder.record(done)
         except TrainingDivergedError:
             if done.cohort is None or not delivered(done):
                 raise
