@@ -1,4 +1,4 @@
-"""How a site's reply says which client it is: a record that travels beside the app's own, and is taken off again."""
+"""How a site's reply says which client it is: a record beside the app's own, which is taken off again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,5 +38,5 @@ def unsign(reply: Message) -> Signature | None:
     try:
         declared = json.loads(str(record["declared"]))
         return Signature(int(str(record["client"])), tuple(declared))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None

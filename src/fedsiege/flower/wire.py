@@ -59,7 +59,7 @@ def json_of(records: RecordDict) -> dict[str, Any]:
     """What a letter says beside its arrays."""
     try:
         found = json.loads(str(records.config_records[ABOUT]["json"]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise UnreadableError("the reply is empty, or not one of this experiment's") from None
     if not isinstance(found, dict):
         raise UnreadableError("the reply says nothing of itself")
