@@ -69,7 +69,9 @@ def of_ratio(clients: int) -> dict[str, float | list[float]]:
     from fedsiege.flower.simulation import simulated
 
     with tempfile.TemporaryDirectory() as folder:
-        experiment = tiny(Path(folder) / "made.npz", clients).model_copy(update={"rounds": ROUNDS, "threads": 1})
+        experiment = tiny(Path(folder) / "made.npz", clients).model_copy(
+            update={"rounds": ROUNDS, "threads": 1, "attacks": []}
+        )
         prepared = prepare(experiment)
         start = prepared.task.state.clone()
 
@@ -108,6 +110,7 @@ def of_memory(clients: int) -> dict[str, float]:
             "participation": 1.0,
             "rounds": 2,
             "threads": 1,
+            "attacks": [],
             "model": {"name": "mlp", "hidden": [WIDE]},
         }
         experiment = made.model_copy(update=changes)
