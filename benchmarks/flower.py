@@ -17,11 +17,11 @@ from torch import Tensor
 from benchmarks.fresh import fresh, megabytes
 from benchmarks.measure import Figure, bench, spread
 from benchmarks.memory import tiny
+from fedsiege.experiment.engines import require
 from fedsiege.experiment.prepare import prepare
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Engine
 from fedsiege.federation.state import Models, State
-from fedsiege.flower.extra import require
 
 CLIENTS, ROUNDS = 10_000, 100
 FEW, MANY, WIDE = 100, 1000, 4000

@@ -33,6 +33,7 @@ from fedsiege.defences.client.base import ClientDefence, Ground, Posted, is_neut
 from fedsiege.defences.coalition.base import Coalition, gathered, seated
 from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment
+from fedsiege.experiment.engines import require
 from fedsiege.experiment.replay import Replay, attended, fitted, log_of, owned, with_data
 from fedsiege.experiment.siege import (
     aggregator_of,
@@ -46,7 +47,6 @@ from fedsiege.experiment.siege import (
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation, arriving_in, invited_to
 from fedsiege.federation.server import Command, Guarding
-from fedsiege.flower.extra import require
 from fedsiege.metrics.null import SIDE
 from fedsiege.models.base import build_model, maker
 from fedsiege.records import Examples

@@ -14,6 +14,7 @@ from fedsiege.errors import InputError
 from fedsiege.experiment import audit as auditing
 from fedsiege.experiment import folder as run_folder
 from fedsiege.experiment.config import Experiment, load
+from fedsiege.experiment.engines import engine_of
 from fedsiege.experiment.prepare import Loaded, Planned, Prepared, loaded, prepare
 from fedsiege.experiment.progress import Bars
 from fedsiege.experiment.provenance import peak_memory, provenance
@@ -22,7 +23,7 @@ from fedsiege.experiment.results import assemble, curves
 from fedsiege.experiment.scores import score_all, served, write_candidates, write_scores
 from fedsiege.experiment.shadows import plan_shadows
 from fedsiege.experiment.start import given, started
-from fedsiege.experiment.train import LOCAL, train_and_record
+from fedsiege.experiment.train import train_and_record
 from fedsiege.federation.rounds import Engine
 from fedsiege.files import write_json
 from fedsiege.report.result import Result
@@ -96,18 +97,6 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def engine_of(experiment: Experiment, bars: Bars) -> Iterator[Engine]:
-    """The engine that a config names, for as long as it is needed."""
-    if experiment.engine.name == "local":
-        yield LOCAL
-        return
-    with bars.waiting("Flower"):
-        from fedsiege.flower.simulation import simulated
-    with simulated(experiment) as engine:
-        yield engine
 
 
 def carry_out(

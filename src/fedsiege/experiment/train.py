@@ -12,6 +12,7 @@ from fedsiege.attacks.membership.base import products, recordings
 from fedsiege.countermeasures import countermeasures, tail_of
 from fedsiege.defences.server.base import without
 from fedsiege.errors import InputError, TrainingDivergedError
+from fedsiege.experiment.engines import LOCAL
 from fedsiege.experiment.folder import CHECKPOINT, TRACE
 from fedsiege.experiment.integrity import Watch
 from fedsiege.experiment.prepare import Prepared
@@ -22,15 +23,11 @@ from fedsiege.experiment.wreck import wreck
 from fedsiege.federation import checkpoint
 from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.checkpoint import Checkpoint
-from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Engine, Federation, store
 from fedsiege.federation.state import ModelLostError, Models, State
 from fedsiege.recorder import Recorder
 from fedsiege.records import Counters, Round
 from fedsiege.trace import path_of, recorded_in
-
-LOCAL = LocalEngine()
-"""Clients trained one after the other, in this process."""
 
 NOTED = 100
 """So many absences are noted one by one; counted are all."""
