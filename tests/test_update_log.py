@@ -175,6 +175,8 @@ def test_the_recipe_of_the_documentation_writes_a_log(tmp_path: Path) -> None:
     recipe = text[text.index("import json") :]
     assert sum(bool(line.strip()) for line in recipe.splitlines()) <= 20
     assert "fedsiege." not in recipe
+    page = Path(__file__).parents[1] / "docs" / "traces.md"
+    assert f"```python\n{recipe}```" in page.read_text(encoding="utf-8")
     models = {
         seed: {"w": torch.from_numpy(vector(seed)), "n": torch.tensor(seed), "b": torch.tensor(1.5)}
         for seed in range(5)

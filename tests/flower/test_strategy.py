@@ -1,6 +1,10 @@
 """The Strategy that brings the house's rules into any Flower app."""
 
-from collections.abc import Iterable
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +13,11 @@ import torch
 
 pytest.importorskip("flwr", reason="Flower is not installed; it comes with the extra flower")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
+from tapped import Sites, context
 
 from fedsiege.aggregation import aggregate
 from fedsiege.errors import InputError
@@ -20,6 +25,8 @@ from fedsiege.flower.signature import KEY
 from fedsiege.flower.strategy import Defended
 
 pytestmark = pytest.mark.flower
+
+ROOT = Path(__file__).parents[2]
 
 SIZES = {"layer.weight": (3, 4), "layer.bias": (3,)}
 
@@ -183,3 +190,40 @@ def test_what_a_strategy_cannot_do_is_refused(rule: Any, defences: list[Any], sa
     start, _ = made()
     with pytest.raises(InputError, match=said):
         ready(Defended(rule, defences), start)
+
+
+@pytest.fixture
+def _app_on_path() -> Iterator[None]:
+    """The example app's modules, as Flower finds them in the app's folder."""
+    folder = str(ROOT / "examples" / "flower_app")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "quickstart"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_app_on_path")
+def test_the_server_of_the_documentation_runs_with_the_example_apps_clients() -> None:
+    page = (ROOT / "docs" / "flower.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "Defended" in block]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    client = importlib.import_module("quickstart.client_app").app
+    settings: dict[str, bool | float | int | str] = {"epochs": 2, "learning-rate": 0.2}
+    contexts = {
+        node: Context(1, node, {"partition-id": node - 1, "num-partitions": 4}, RecordDict(), settings)
+        for node in range(1, 5)
+    }
+    seen = list[float]()
+
+    def site(message: Message) -> Message:
+        reply: Message = client(message, contexts[message.metadata.dst_node_id])
+        if message.metadata.message_type == "evaluate":
+            seen.append(float(str(reply.content["metrics"]["eval-loss"])))
+        return reply
+
+    made["app"](Sites(dict.fromkeys(contexts, site)), context())
+    assert len(seen) == 6  # half of the nodes evaluate in each of three rounds
+    assert seen[-1] < seen[0] - 0.05
+    assert all(one.state["seen"]["rounds"] == 3 for one in contexts.values())
