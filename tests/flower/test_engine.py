@@ -1,8 +1,10 @@
 """What becomes of nodes that are missing, late, broken or lie: played by a grid without a network."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from fedsiege.federation.state import Models, State
 from fedsiege.flower import wire
 from fedsiege.flower.client import client_app
 from fedsiege.flower.engine import FlowerEngine
-from fedsiege.flower.seat import digest
+from fedsiege.flower.seat import digest, write_sites
 from fedsiege.records import Round
 
 pytestmark = pytest.mark.flower
@@ -184,6 +186,47 @@ def test_without_trouble_every_round_is_the_local_engines() -> None:
         assert torch.equal(one.end, other.end)
         assert one.counters == other.counters
         assert not one.absent
+
+
+BACKDOOR = {"trigger": {"name": "pixel", "row": 0, "column": 0}, "target": 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adversary": "sign_flip", "participation": 0.67},
+        {"adversary": {"name": "alie", "knowledge": "full"}, "compromised": {"clients": [0, 2]}},
+        {"adversary": {"name": "model_replacement", "gamma": "estimated"}, "backdoor": BACKDOOR},
+        {"adversary": "neurotoxin", "backdoor": BACKDOOR, "compromised": {"clients": [1], "every": 2}},
+        {"delay": 2, "dropout": 0.3, "aggregator": "median"},
+        {"coalition": {"name": "cofedmid", "members": [0, 2]}, "validation": 20},
+    ],
+    ids=lambda changes: str(next(iter(changes.values()))),
+)
+def test_attackers_coalitions_and_simulated_delays_are_the_local_engines(changes: dict[str, Any]) -> None:
+    grid, flower, local = played(**changes)
+    flower.engine.copies = True  # type: ignore[attr-defined]
+    for one, other in zip(rounds(flower), rounds(local), strict=True):
+        assert torch.equal(one.end, other.end)
+        assert one.counters == other.counters
+        assert one.attackers == other.attackers
+        assert set(one.memory) == set(other.memory)
+        for name, kept in one.memory.items():
+            assert torch.equal(kept, other.memory[name]), name
+    if "adversary" in changes:
+        sent = {context.node_id for context in grid.contexts.values()}
+        assert sent == {100, 101, 102}
+
+
+def test_a_compromised_node_with_its_own_data_alone_says_what_it_needs() -> None:
+    grid, flower, _ = played(adversary="sign_flip", compromised={"clients": [1]})
+    with tempfile.TemporaryDirectory() as folder:
+        honest = load({**CONFIG})
+        node = write_sites(honest, Path(folder))[1]
+        grid.contexts[101] = Context(1, 101, {"partition-id": 1, "data": node["data"]}, RecordDict(), {})
+        first = next(flower.run(State(0, Models((flower.task.state.clone(),)))))
+    assert first.absent[1][0] == "failed"
+    assert "client 1 is compromised, and the adversary knows more than its data" in first.absent[1][1]
 
 
 @pytest.mark.parametrize(
