@@ -127,9 +127,9 @@ def deploy(
 
     TLS and keys are made for the occasion, all processes are stopped in the end. Several machines: docs/flower.md.
     """
-    from fedsiege.flower import extra
+    from fedsiege.experiment.engines import require
 
-    extra.require("flwr", "cryptography")
+    require("flwr", "cryptography")
     from fedsiege.flower import loopback
 
     def follow(line: str) -> None:
