@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("flwr", reason="Flower is not installed; it comes with the extra flower")
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -22,7 +22,7 @@ from fedsiege.errors import FedSiegeError, InputError
 from fedsiege.experiment.config import EngineSpec, Experiment, load
 from fedsiege.experiment.prepare import prepare
 from fedsiege.federation.local import LocalEngine
-from fedsiege.federation.rounds import Federation
+from fedsiege.federation.rounds import Federation, invited_to
 from fedsiege.federation.state import Models, State
 from fedsiege.flower import wire
 from fedsiege.flower.client import client_app
@@ -163,6 +163,23 @@ def told(**about: Any) -> Change:
     return change
 
 
+def header(entries: int) -> bytes:
+    """The beginning of a .npy file that says it holds so many numbers."""
+    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({entries},), }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(about).to_bytes(2, "little") + about
+
+
+def raw(content: bytes) -> Change:
+    """A reply whose array is these bytes."""
+
+    def change(reply: Message) -> Message:
+        array = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=content)
+        reply.content[wire.ARRAYS] = ArrayRecord({"update": array})
+        return reply
+
+    return change
+
+
 def emptied(reply: Message) -> Message:
     reply.__dict__["_content"] = RecordDict()
     return reply
@@ -198,7 +215,8 @@ BACKDOOR = {"trigger": {"name": "pixel", "row": 0, "column": 0}, "target": 3}
         {"adversary": {"name": "alie", "knowledge": "full"}, "compromised": {"clients": [0, 2]}},
         {"adversary": {"name": "model_replacement", "gamma": "estimated"}, "backdoor": BACKDOOR},
         {"adversary": "neurotoxin", "backdoor": BACKDOOR, "compromised": {"clients": [1], "every": 2}},
-        {"delay": 2, "dropout": 0.3, "aggregator": "median"},
+        {"delay": 2, "dropout": 0.3, "training": {"schedule": "factor", "factor": 0.5}},
+        {"adversary": "gaussian", "compromised": {"clients": [0, 2]}},
         {"coalition": {"name": "cofedmid", "members": [0, 2]}, "validation": 20},
     ],
     ids=lambda changes: str(next(iter(changes.values()))),
@@ -235,10 +253,17 @@ def test_a_compromised_node_with_its_own_data_alone_says_what_it_needs() -> None
         (lambda reply: None, "late", "no answer in 0.05 s"),
         (emptied, "failed", "the reply is empty, or not one of this experiment's"),
         (failing, "failed", "error 2: Traceback: it broke"),
-        (broken(), "failed", "the reply has no update; expected float32"),
+        (broken(), "failed", "the reply has no update"),
         (broken(update=torch.zeros(3, dtype=torch.float64)), "failed", "the reply has an update of torch.float64"),
-        (told(weight=-1.0), "failed", "the reply has weight -1.0; expected a number above 0"),
-        (told(weight="many"), "failed", "the reply has weight 'many'; expected a number above 0"),
+        (told(weight=-1.0), "failed", "the reply has weight -1.0; the client has 40 examples"),
+        (told(weight="many"), "failed", "the reply has weight many; the client has 40 examples"),
+        (told(weight=10**400), "failed", "the reply has weight 1000"),
+        (told(client=2), "failed", "the reply is client 2's"),
+        (told(problem="\x1b[2J\ud800\nwipe " + "A" * 10**6), "failed", "[2J wipe AAAA"),
+        (raw(b"PK\x03\x04"), "failed", "its arrays cannot be read: "),
+        (raw(header(10**15)), "failed", "its arrays cannot be read: "),
+        (raw(header(10**22)), "failed", "its arrays cannot be read: "),
+        (raw(header(1).replace(b"(1,)", b"-" * 3000)), "failed", "its arrays cannot be read: "),
         (told(problem="no such file"), "failed", "no such file"),
     ],
 )
@@ -282,13 +307,10 @@ def test_a_node_that_is_missing_is_not_waited_for_and_stands_in_every_round() ->
 
 def test_a_node_that_goes_and_comes_back_with_another_id_is_the_same_client() -> None:
     grid, flower, _ = played()
-    engine, seen = flower.engine, list[dict[int, tuple[str, str]]]()
-    assert isinstance(engine, FlowerEngine)
+    seen = list[dict[int, tuple[str, str]]]()
     for done in flower.run(State(0, Models((flower.task.state.clone(),)))):
         seen.append(dict(done.absent))
         grid.clients = (0, 2) if done.number == 1 else (0, 1, 2)
-        if done.number == 2:
-            engine.met.discard(101)
     assert [sorted(one) for one in seen] == [[], [1], [], []]
 
 
@@ -375,6 +397,104 @@ def test_a_simulation_that_goes_on_gives_its_nodes_what_they_kept() -> None:
     for one, other in zip(left, done[2:], strict=True):
         assert torch.equal(one.end, other.end)
         assert "forgotten" not in one.counters["server"]
+
+
+def test_a_late_answer_that_comes_while_a_round_waits_is_taken_in_the_next() -> None:
+    spec = EngineSpec(name="flower", patience=0.01, timeout=0.05, staleness=2)
+    seed, client = next(
+        (seed, client)
+        for seed in range(20)
+        for client in invited_to(1, 3, 0.67, seed)
+        if client not in {*invited_to(2, 3, 0.67, seed), *invited_to(3, 3, 0.67, seed)}
+    )
+    grid, flower, _ = played(spec=spec, participation=0.67, seed=seed)
+    grid.slow[client, 1] = 10**6
+    rows = []
+    for done in flower.run(State(0, Models((flower.task.state.clone(),)))):
+        assert done.cohort is not None
+        rows.append(dict(zip(done.cohort.clients, done.cohort.ages, strict=True)))
+        if done.number == 1:
+            # Not there when round 2 begins, but at its second look for replies.
+            grid.replies = {name: (1, reply) for name, (_, reply) in grid.replies.items()}
+    assert client not in rows[1]
+    assert rows[2][client] == 2
+    assert len(rows[2]) == 3  # two were invited
+
+
+def test_simulated_and_real_delays_add_up() -> None:
+    spec = EngineSpec(name="flower", patience=0.01, timeout=0.05, staleness=1)
+    grid, flower, _ = played(spec=spec, delay=1, rounds=8)
+    old = [(client, n) for client in range(3) for n in range(2, 8) if flower.age(n, client, 2) == 1]
+    client, number = old[0]
+    grid.slow[client, number] = 10**6
+    ages = {}
+    for done in flower.run(State(0, Models((flower.task.state.clone(),)))):
+        assert done.cohort is not None
+        ages[done.number] = dict(zip(done.cohort.clients, done.cohort.ages, strict=True))
+        if done.number == number:
+            grid.replies = {name: (0, reply) for name, (_, reply) in grid.replies.items()}
+            grid.changes[client, number + 1] = lambda reply: None
+    assert ages[number + 1][client] == 2
+
+
+def test_a_late_answer_of_an_attacker_is_never_an_honest_one() -> None:
+    spec = EngineSpec(name="flower", patience=0.01, timeout=0.05, staleness=2)
+    grid, flower, _ = played(spec=spec, adversary="sign_flip", compromised={"clients": [1], "rounds": [1]})
+    grid.slow[1, 1] = 10**6
+    for done in flower.run(State(0, Models((flower.task.state.clone(),)))):
+        grid.replies = {name: (0, reply) for name, (_, reply) in grid.replies.items()}
+        grid.changes[1, 2] = lambda reply: None
+        assert done.cohort is not None
+        assert (1 in done.cohort.clients) == (done.number > 2)
+
+
+def test_a_clients_seat_is_not_taken_while_its_node_is_there() -> None:
+    grid, flower, _ = played()
+    grid.clients = (0, 1)
+    seen = []
+    for done in flower.run(State(0, Models((flower.task.state.clone(),)))):
+        seen.append(sorted(done.absent))
+        if done.number == 1:
+            grid.clients = (0, 1, 2)
+            grid.changes[2, 0] = told(client=0)
+        if done.number == 2:
+            grid.changes.clear()
+    assert seen == [[2], [2], [], []]
+
+
+def test_a_node_speaks_of_its_own_clients_components_alone() -> None:
+    grid, flower, _ = played(defences=[{"name": "perturb", "sigma": 0.01, "clients": [1]}])
+    label = flower.defences[0].label
+    lies = {
+        "server": {"answers": -3, "missing": 5},
+        "aggregator": {"rows": 9},
+        label: {"a": 1e308, "b": 10**400, "c": "x", "updates": 1},
+    }
+    grid.changes[1, 1] = told(counters=lies)
+    grid.changes[0, 1] = told(counters={label: {"updates": 7}})
+
+    def remembering(reply: Message) -> Message:
+        reply.content[wire.MEMORY] = wire.packed({"aggregator/2/x": torch.ones(1), "adversary/2/y": torch.ones(1)})
+        return reply
+
+    grid.changes[2, 1] = remembering
+    first = rounds(flower)[0]
+    assert first.counters["server"] == {"answers": 3, "dropped_nonfinite": 0, "dropped_misshapen": 0}
+    assert first.counters[label] == {"updates": 1}
+    assert first.counters["aggregator"] == {"rows": 3}
+    assert not first.memory
+
+
+def test_a_site_of_its_own_neither_hands_out_nor_takes_what_defences_keep(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"defences": [{"name": "loden", "warmup": 1}]}
+    grid, flower, local = played(**changes)
+    flower.engine.copies = True  # type: ignore[attr-defined]
+    for client, node in enumerate(write_sites(grid.experiment, tmp_path)):
+        config: dict[str, bool | float | int | str] = {"partition-id": client, "data": node["data"]}
+        grid.contexts[100 + client] = Context(1, 100 + client, config, RecordDict(), {})
+    for one, other in zip(rounds(flower), rounds(local), strict=True):
+        assert torch.equal(one.end, other.end)
+        assert not one.memory
 
 
 @pytest.mark.parametrize(

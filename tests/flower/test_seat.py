@@ -126,6 +126,12 @@ def test_the_digest_is_of_all_that_both_sides_must_agree_on() -> None:
         "compromised": {"clients": [1]},
         "backdoor": {"trigger": "pixel", "target": 1},
         "pretrain_rounds": 1,
+        "targets": [0],
+        "candidates": {"ofl": 10},
+        "partition": {"name": "dirichlet", "alpha": 1.0},
+        "examples_per_client": 30,
+        "aggregator": "median",
+        "server_step": 0.5,
     }
     assert set(changes) == set(DECIDES)
     for field, value in changes.items():

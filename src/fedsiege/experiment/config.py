@@ -258,7 +258,7 @@ class Experiment(Strict):
     @property
     def oldest(self) -> int:
         """The age of the oldest model that an answer may be based on."""
-        return max(self.delay, self.engine.staleness)
+        return self.delay + self.engine.staleness
 
     @field_serializer("engine")
     def _named(self, engine: EngineSpec) -> str | dict[str, Any]:

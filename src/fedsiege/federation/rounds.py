@@ -108,7 +108,7 @@ class Federation:
     @property
     def oldest(self) -> int:
         """The age of the oldest model that an answer may still be based on."""
-        return max(self.delay, self.staleness)
+        return self.delay + self.staleness
 
     def rate(self, number: int) -> float:
         """The learning rate of a round."""

@@ -53,7 +53,10 @@ def train(message: Message, context: Context, seat: Seat) -> Letter:
     order, client = _order(message, seat), number_of(context)
     number, age = int(order.about["round"]), int(order.about["age"])
     device = seat.federation.task.device
-    memory = _recalled(context) if order.memory is None else dict(order.memory)
+    simulated = (
+        seat.client is None
+    )  # a site of its own neither hands out what its defences keep nor takes another's
+    memory = dict(order.memory) if simulated and order.memory is not None else _recalled(context)
     answer = answer_of(seat.federation, number, client, age, order.arrays["start"].to(device), memory)
     for label, kept in answer.memory.items():
         remember(memory, f"{label}/{client}", kept)
@@ -65,7 +68,7 @@ def train(message: Message, context: Context, seat: Seat) -> Letter:
         "answered": answered,
         "keeps": bool(memory),
     }
-    return Letter(about, {"update": answer.update}, memory if order.about["copy"] else None)
+    return Letter(about, {"update": answer.update}, memory if simulated and order.about["copy"] else None)
 
 
 def attack(message: Message, context: Context, seat: Seat) -> Letter:

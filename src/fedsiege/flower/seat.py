@@ -30,9 +30,10 @@ DATA, COALITION, PARTITION = "data", "coalition", "partition-id"
 
 DECIDES = (
     *("model", "clients", "rounds", "seed", "training", "participation", "delay", "defences", "coalition"),
-    *("adversary", "compromised", "backdoor", "pretrain_rounds", "validation"),
+    *("adversary", "compromised", "backdoor", "pretrain_rounds", "validation", "targets", "candidates"),
+    *("partition", "examples_per_client", "aggregator", "server_step"),
 )
-"""The fields of a config that server and clients must agree on."""
+"""The fields of a config that server and clients must agree on: all that decides what is sent, but for the data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,7 @@ def read(message: Message) -> Letter:
     arrays = records.array_records.get(ARRAYS)
     if arrays is None:
         raise UnreadableError("the reply has no arrays")
-    try:
-        return Letter(about, unpacked(arrays), None if memory is None else unpacked(memory))
-    except (ValueError, TypeError, OSError, EOFError, KeyError) as error:
-        raise UnreadableError(f"its arrays cannot be read: {error}") from None
+    return Letter(about, unpacked(arrays), None if memory is None else unpacked(memory))
 
 
 def json_of(records: RecordDict) -> dict[str, Any]:
@@ -67,9 +64,15 @@ def json_of(records: RecordDict) -> dict[str, Any]:
 
 
 def reason(message: Message) -> str:
-    """Why a node could not answer, in one line of at most 200 characters."""
-    said = " ".join((message.error.reason or "no reason given").split())
-    return said if len(said) <= 200 else f"{said[:197]}..."
+    """Why a node could not answer, in one line."""
+    return shown(message.error.reason or "no reason given")
+
+
+def shown(said: object) -> str:
+    """Words from outside as one line of at most 200 characters that any terminal, page or file takes."""
+    whole = str(said) if isinstance(said, str | Exception) else repr(said)
+    line = " ".join("".join(one if one.isprintable() else " " for one in whole[:2000]).split())
+    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -79,5 +82,8 @@ def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def unpacked(record: ArrayRecord) -> dict[str, Tensor]:
-    """The tensors of an ArrayRecord."""
-    return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+    """The tensors of an ArrayRecord; UnreadableError for what is none."""
+    try:
+        return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+    except Exception as error:  # bytes from outside: NumPy's reader fails in many ways, MemoryError among them
+        raise UnreadableError(f"its arrays cannot be read: {type(error).__name__}: {shown(str(error))}") from None
