@@ -22,7 +22,7 @@ from tapped import Sites, context
 from fedsiege.aggregation import aggregate
 from fedsiege.errors import InputError
 from fedsiege.flower.signature import KEY
-from fedsiege.flower.strategy import Defended
+from fedsiege.flower.strategy import Defended, in_order, layout_of
 
 pytestmark = pytest.mark.flower
 
@@ -175,6 +175,102 @@ def test_signatures_order_the_answers_and_are_gone_from_what_metrics_see() -> No
     strategy.train_metrics_aggr_fn = noted
     ready(strategy, start).aggregate_train(1, replies)
     assert seen == [["arrays", "metrics"]]
+
+
+def signed(replies: list[Message], numbers: Iterable[int]) -> list[Message]:
+    for one, number in zip(replies, numbers, strict=True):
+        one.content[KEY] = ConfigRecord({"client": number, "declared": "[]"})
+    return replies
+
+
+def ends(record: ArrayRecord | None) -> bytes:
+    assert record is not None
+    return b"".join(array.numpy().tobytes() for array in record.values())
+
+
+def test_the_same_clients_on_other_nodes_give_the_same_bits() -> None:
+    start, answers = made()
+    one = signed([reply(11 + i, answer, 10 + i) for i, answer in enumerate(answers)], range(7))
+    other = signed([reply(17 - i, answer, 10 + i) for i, answer in enumerate(answers)], range(7))
+    assert ends(ready(Defended(), start).aggregate_train(1, one)[0]) == ends(
+        ready(Defended(), start).aggregate_train(1, other)[0]
+    )
+
+
+def test_a_step_of_the_server_multiplies_what_the_rule_made() -> None:
+    start, answers = made()
+    replies = [reply(11 + i, one) for i, one in enumerate(answers)]
+    whole, half = (
+        ready(Defended("median", server_step=step), start).aggregate_train(1, replies)[0] for step in (1, 0.5)
+    )
+    assert whole is not None
+    assert half is not None
+    for name in SIZES:
+        moved = whole[name].numpy() - start[name]
+        np.testing.assert_allclose(half[name].numpy() - start[name], moved / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_a_rule_with_history_remembers_clients_and_a_node_cannot_be_several() -> None:
+    start, answers = made(4)
+    strategy = Defended("foolsgold")
+    ready(strategy, start).aggregate_train(
+        1, signed([reply(11 + i, one) for i, one in enumerate(answers)], range(4))
+    )
+    first = dict(strategy.memory)
+    assert first
+    shifted = signed([reply(11 + i, one) for i, one in enumerate(answers)], [1, 2, 3, 0])
+    strategy.aggregate_train(2, shifted)
+    clients = [strategy._clients.number(node) for node in range(11, 15)]  # type: ignore[union-attr]
+    assert clients == [0, 1, 2, 3]
+    assert {name: len(kept) for name, kept in strategy.memory.items()} == {
+        name: len(kept) for name, kept in first.items()
+    }
+    assert any(not torch.equal(kept, first[name]) for name, kept in strategy.memory.items())
+
+
+def test_a_second_node_with_a_number_is_another_client() -> None:
+    start, answers = made(3)
+    replies = signed([reply(11 + i, one) for i, one in enumerate(answers)], [5, 5, 5])
+    _, metrics = ready(Defended("median"), start).aggregate_train(1, replies)
+    assert metrics is not None
+    assert metrics["fedsiege/aggregator/rows"] == 3
+
+
+def test_what_is_not_float_stays_as_it_was_sent_out_whatever_anybody_answers() -> None:
+    start, answers = made(3)
+    answers[0]["layer.count"] = np.array(99, dtype=np.int64)
+    answers[1]["layer.count"] = np.array([1.5], dtype=np.float32)
+    broken = reply(13, answers[2])
+    held: Any = broken.content["arrays"]
+    held["layer.count"] = Array(dtype="int64", shape=(), stype="numpy.ndarray", data=b"PK")
+    arrays, metrics = ready(Defended("median"), start).aggregate_train(
+        1, [reply(11, answers[0]), reply(12, answers[1]), broken]
+    )
+    assert arrays is not None
+    assert metrics is not None
+    assert metrics["fedsiege/server/answers"] == 3
+    assert arrays["layer.count"].numpy() == 7
+    assert arrays["layer.count"].numpy().dtype == np.int64
+
+
+def test_metrics_of_another_kind_do_not_end_the_round() -> None:
+    start, answers = made(4)
+    replies = [reply(11 + i, one, loss=1.0) for i, one in enumerate(answers)]
+    odd: Any = replies[0].content["metrics"]
+    odd["loss"] = [1.0, 2.0]
+    replies[1].content["more"] = MetricRecord({"num-examples": 1})
+    _, metrics = ready(Defended(), start).aggregate_train(1, replies)
+    assert metrics is not None
+    assert metrics["loss"] == pytest.approx(1.0)
+    assert metrics["fedsiege/server/dropped_misshapen"] == 1
+
+
+def test_running_statistics_are_no_trained_parameters() -> None:
+    record = ArrayRecord({name: Array(np.zeros(2, dtype=np.float32)) for name in ("bn.running_mean", "bn.weight")})
+    tensors, _ = in_order(record)
+    layout = layout_of(tensors)
+    assert layout.names == ("bn.weight", "bn.running_mean")
+    assert layout.trained == 2
 
 
 @pytest.mark.parametrize(

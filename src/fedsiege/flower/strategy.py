@@ -6,12 +6,13 @@ finite, or not this model's, is left out and counted before any rule sees it.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -23,9 +24,15 @@ from fedsiege.federation.rounds import add
 from fedsiege.federation.server import RULE, Combined, Command
 from fedsiege.flower.arrays import UnlikeError, described, flat
 from fedsiege.flower.signature import unsign
-from fedsiege.records import Cohort, Counters, Kind, Layout, Memory
+from fedsiege.flower.sites import Clients
+from fedsiege.promises import is_trained
+from fedsiege.records import Cohort, Counters, Layout, Memory
+from fedsiege.update_log import TensorSpec
 
 Spec = str | dict[str, Any]
+
+MOST = 2**31
+"""Numbers of clients that are believed are below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Defended(FedAvg):
         self.command = Command(aggregator_of(asked), server_defences_of(asked))
         self.seed, self.server_step = seed, server_step
         self.memory: Memory = {}
+        self._clients: Clients | None = None
         self._start: ArrayRecord | None = None
 
     def configure_train(
@@ -77,6 +85,8 @@ class Defended(FedAvg):
         """FedAvg's own; the model that is sent out is what answers are compared with."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._start = arrays
+        if self._clients is None:
+            self._clients = Clients(grid.get_node_ids(), MOST)
         if messages:
             self._check(arrays, len(messages))
         return messages
@@ -90,7 +100,7 @@ class Defended(FedAvg):
         """
         assert self._start is not None
         valid, errors = self._check_and_log_replies(replies, is_train=True, validate=False)
-        tensors, skipped = described(self._start)
+        tensors, skipped = in_order(self._start)
         start = torch.from_numpy(flat(self._start, tensors, skipped))
         server: Counters = {"answers": float(len(valid))}
         add(server, {"failed": float(len(errors))} if errors else {})
@@ -107,37 +117,45 @@ class Defended(FedAvg):
             end = start
             add(counters.setdefault(RULE, {}), {"kept_old_model": 1.0})
         heard = [one for one in received if combined is not None and combined.fates[one.client].kept > 0]
-        return self._model(end, heard), self._metrics(heard, counters)
+        return self._model(end), self._metrics(heard, counters)
 
     def _check(self, arrays: ArrayRecord, cohort: int) -> None:
         """Refuse, before the first round, what the rule or a defence cannot do here."""
-        tensors, _ = described(arrays)
+        tensors, _ = in_order(arrays)
         bench = Bench(cohort, cohort, 0, layout_of(tensors), head=False, classes=0, rounds=2**31)
         for one in self.command.defences:
             one.defence.check(bench)
         self.command.rule.check(bench)
 
     def _received(self, valid: Sequence[Message], start: torch.Tensor, server: Counters) -> list[Received]:
-        """The usable answers in order of client: `partition-id` where nodes sign with it, else the node's id."""
+        """The usable answers in order of client.
+
+        That is the `partition-id` that a node signs with, unless another node has it, else its place by node id: a
+        rule that remembers clients must not take one node for several, nor several for one.
+        """
         assert self._start is not None
-        tensors, skipped = described(self._start)
+        assert self._clients is not None
+        tensors, skipped = in_order(self._start)
         found: dict[int, Received] = {}
+        nodes = {message.metadata.src_node_id for message in valid}
         for message in sorted(valid, key=lambda one: one.metadata.src_node_id):
-            signature = unsign(message)
-            client = message.metadata.src_node_id if signature is None else signature.client
+            signature, node = unsign(message), message.metadata.src_node_id
+            if signature is not None and self._clients.number(node) is None:
+                self._clients.claim(node, signature.client, nodes)
+            client = self._clients.settle(node)
             try:
-                arrays = message.content.array_records
-                row = torch.from_numpy(flat(arrays[next(iter(arrays), "")], tensors, skipped)) - start
-                metrics = message.content.metric_records
-                weight = float(cast(float, metrics[next(iter(metrics), "")][self.weighted_by_key]))
-            except (UnlikeError, KeyError, TypeError):
+                (arrays,), (metrics,) = (
+                    message.content.array_records.values(),
+                    message.content.metric_records.values(),
+                )
+                row = torch.from_numpy(flat(arrays, tensors, skipped)) - start
+                weight = float(cast(float, metrics[self.weighted_by_key]))
+            except (UnlikeError, KeyError, TypeError, ValueError, OverflowError):
                 fault: str | None = "misshapen"
             else:
                 fault = acceptable(row, len(start))
                 if fault is None and not (math.isfinite(weight) and weight > 0):
                     fault = "weightless"
-                if fault is None and client in found:
-                    fault = "duplicate"
             if fault is None:
                 found[client] = Received(client, row, weight, message)
             else:
@@ -154,39 +172,48 @@ class Defended(FedAvg):
         )
         return self.command.combine(cohort, at, self.seed, self.memory)
 
-    def _model(self, end: torch.Tensor, heard: Sequence[Received]) -> ArrayRecord:
-        """The model [d] as arrays of the types they had; what is not float is that of the first who had a say."""
+    def _model(self, end: torch.Tensor) -> ArrayRecord:
+        """The model [d] as arrays of the types they had; what is not float stays as it was sent out."""
         assert self._start is not None
-        other = next(iter(heard[0].message.content.array_records.values())) if heard else self._start
-        tensors, _ = described(self._start)
-        shapes, made, place = {one.name: one.shape for one in tensors}, {}, 0
-        for name, array in self._start.items():
-            if name in shapes:
-                size = math.prod(shapes[name])
-                kind = array.numpy().dtype
-                made[name] = Array(end[place : place + size].numpy().reshape(shapes[name]).astype(kind))
-                place += size
-            else:
-                made[name] = other.get(name, array)
+        layout = layout_of(in_order(self._start)[0])
+        parts = {name: end[place].numpy() for name, place in layout.slices()}
+        made = dict(self._start)
+        for name, shape in zip(layout.names, layout.shapes, strict=True):
+            made[name] = Array(parts[name].reshape(shape).astype(made[name].numpy().dtype))
         return ArrayRecord(made)
 
     def _metrics(self, heard: Sequence[Received], counters: dict[str, Counters]) -> MetricRecord:
-        told = MetricRecord()
-        if heard:
-            told = self.train_metrics_aggr_fn([one.message.content for one in heard], self.weighted_by_key)
+        told, alike = MetricRecord(), like_most([one.message.content for one in heard])
+        if alike:
+            told = self.train_metrics_aggr_fn(alike, self.weighted_by_key)
         for label, own in counters.items():
             for name, n in own.items():
                 told[f"fedsiege/{label}/{name}"] = float(n)
         return told
 
 
-def layout_of(tensors: Sequence[Any]) -> Layout:
-    """A layout of named float tensors, all of them taken for trained: a message says no more of them."""
-    names = tuple(one.name for one in tensors)
-    trained: Kind = "trained"
+def like_most(contents: Sequence[RecordDict]) -> list[RecordDict]:
+    """Those whose metrics have the names and kinds that most of them have: one odd reply must not end the round."""
+
+    def kinds(content: RecordDict) -> tuple[tuple[str, str], ...]:
+        (metrics,) = content.metric_records.values()
+        return tuple(sorted((name, type(value).__name__) for name, value in metrics.items()))
+
+    usual = Counter(kinds(content) for content in contents).most_common(1)
+    return [content for content in contents if kinds(content) == usual[0][0]]
+
+
+def in_order(record: ArrayRecord) -> tuple[tuple[TensorSpec, ...], list[str]]:
+    """The float tensors of a model, trained ones first, as a layout has them; and the names of all others."""
+    tensors, skipped = described(record)
+    return tuple(sorted(tensors, key=lambda one: not is_trained(one.name))), skipped
+
+
+def layout_of(tensors: Sequence[TensorSpec]) -> Layout:
+    """The layout of these tensors; by their names, since a message says no more of them."""
     return Layout(
-        names=names,
-        shapes=tuple(tuple(int(size) for size in one.shape) for one in tensors),
-        kinds=(trained,) * len(names),
-        groups=tuple(name.partition(".")[0] for name in names),
+        names=tuple(one.name for one in tensors),
+        shapes=tuple(tuple(one.shape) for one in tensors),
+        kinds=tuple("trained" if is_trained(one.name) else "buffer" for one in tensors),
+        groups=tuple(one.name.partition(".")[0] for one in tensors),
     )
