@@ -400,7 +400,7 @@ def test_a_simulation_that_goes_on_gives_its_nodes_what_they_kept() -> None:
 
 
 def test_a_late_answer_that_comes_while_a_round_waits_is_taken_in_the_next() -> None:
-    spec = EngineSpec(name="flower", patience=0.01, timeout=0.05, staleness=2)
+    spec = EngineSpec(name="flower", patience=0.01, timeout=0.05, staleness=3)
     seed, client = next(
         (seed, client)
         for seed in range(20)
@@ -419,6 +419,7 @@ def test_a_late_answer_that_comes_while_a_round_waits_is_taken_in_the_next() -> 
     assert client not in rows[1]
     assert rows[2][client] == 2
     assert len(rows[2]) == 3  # two were invited
+    assert rows[3].get(client, 0) == 0  # taken once
 
 
 def test_simulated_and_real_delays_add_up() -> None:
@@ -463,7 +464,7 @@ def test_a_clients_seat_is_not_taken_while_its_node_is_there() -> None:
 
 
 def test_a_node_speaks_of_its_own_clients_components_alone() -> None:
-    grid, flower, _ = played(defences=[{"name": "perturb", "sigma": 0.01, "clients": [1]}])
+    grid, flower, _ = played(defences=[{"name": "perturb", "sigma": 0.01, "clients": [1, 2]}])
     label = flower.defences[0].label
     lies = {
         "server": {"answers": -3, "missing": 5},
@@ -474,13 +475,14 @@ def test_a_node_speaks_of_its_own_clients_components_alone() -> None:
     grid.changes[0, 1] = told(counters={label: {"updates": 7}})
 
     def remembering(reply: Message) -> Message:
-        reply.content[wire.MEMORY] = wire.packed({"aggregator/2/x": torch.ones(1), "adversary/2/y": torch.ones(1)})
+        names = ("aggregator/2/x", "adversary/2/y", f"{label}/2/z", f"{label}/1/z")
+        reply.content[wire.MEMORY] = wire.packed({name: torch.ones(1) for name in names})
         return reply
 
     grid.changes[2, 1] = remembering
     first = rounds(flower)[0]
     assert first.counters["server"] == {"answers": 3, "dropped_nonfinite": 0, "dropped_misshapen": 0}
-    assert first.counters[label] == {"updates": 1}
+    assert first.counters[label]["updates"] == 2  # its own, and client 2's: not client 0's
     assert first.counters["aggregator"] == {"rows": 3}
     assert not first.memory
 

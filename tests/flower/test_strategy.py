@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from tapped import Sites, context
 
 from fedsiege.aggregation import aggregate
+from fedsiege.aggregators.base import Server
 from fedsiege.errors import InputError
+from fedsiege.federation.server import Combined
 from fedsiege.flower.signature import KEY
-from fedsiege.flower.strategy import Defended, in_order, layout_of
+from fedsiege.flower.strategy import Defended, Received, in_order, layout_of
 
 pytestmark = pytest.mark.flower
 
@@ -197,6 +199,22 @@ def test_the_same_clients_on_other_nodes_give_the_same_bits() -> None:
     )
 
 
+def test_rules_see_the_answers_in_order_of_client() -> None:
+    seen = list[tuple[int, ...]]()
+
+    class Seen(Defended):
+        def _combined(self, received: Sequence[Received], at: Server) -> Combined:
+            seen.append(tuple(one.client for one in received))
+            return super()._combined(received, at)
+
+    start, answers = made(3)
+    strategy = Seen("median")
+    ready(strategy, start).aggregate_train(
+        1, signed([reply(11 + i, one) for i, one in enumerate(answers)], [2, 0, 1])
+    )
+    assert seen == [(0, 1, 2)]
+
+
 def test_a_step_of_the_server_multiplies_what_the_rule_made() -> None:
     start, answers = made()
     replies = [reply(11 + i, one) for i, one in enumerate(answers)]
@@ -222,6 +240,8 @@ def test_a_rule_with_history_remembers_clients_and_a_node_cannot_be_several() ->
     strategy.aggregate_train(2, shifted)
     clients = [strategy._clients.number(node) for node in range(11, 15)]  # type: ignore[union-attr]
     assert clients == [0, 1, 2, 3]
+    strategy.aggregate_train(3, signed([reply(11, answers[0])], [3]))  # client 3's node is not there
+    assert strategy._clients.number(11) == 0  # type: ignore[union-attr]
     assert {name: len(kept) for name, kept in strategy.memory.items()} == {
         name: len(kept) for name, kept in first.items()
     }

@@ -72,7 +72,7 @@ class FlowerEngine:
         if not self.given and number > 1:
             self.given = {client: -1 for before in range(1, number) for client in federation.invited(before)}
         everybody = set(federation.invited(number))
-        late = self._late(number, len(models))
+        late = self._late(number)
         clients = sorted({*invited, *(client for client in late if client not in everybody)})
         size = self.spec.in_flight or max(1, len(clients))
         for first in range(0, len(clients), size):
@@ -80,7 +80,7 @@ class FlowerEngine:
             asked = [client for client in some if client in invited]
             orders = [self._order(federation, number, client, models, memory) for client in asked]
             found = self._asked(asked, orders, deadline)
-            late |= self._late(number, len(models))
+            late |= self._late(number)
             for client in some:
                 reply = found.get(client)
                 if client in late and not isinstance(reply, Answer):
@@ -176,8 +176,8 @@ class FlowerEngine:
             pause = PULL[0] if found else min(2 * pause, PULL[1])
             time.sleep(pause)
 
-    def _late(self, number: int, available: int) -> dict[int, Answer]:
-        """Answers to orders of earlier rounds that can be taken in round `number`, where models go back so far."""
+    def _late(self, number: int) -> dict[int, Answer]:
+        """Answers to orders of earlier rounds that can be taken in round `number`."""
         old = {sent: order for sent, order in self.pending.items() if order.number < number}
         for message in self.grid.pull_messages(sorted(old)) if old else ():
             order = self.pending.pop(message.metadata.reply_to_message_id)
@@ -186,13 +186,9 @@ class FlowerEngine:
             newest = before is None or before[0].number < order.number
             if isinstance(reply, Answer) and not order.attack and newest:
                 self.came[order.client] = order, reply
-        fits = {
-            client: one
-            for client, one in self.came.items()
-            if number - one[0].number <= self.spec.staleness and one[1].age + number - one[0].number < available
-        }
-        self.came = fits
-        return {client: aged(answer, number - order.number) for client, (order, answer) in fits.items()}
+        oldest = number - self.spec.staleness
+        self.came = {client: one for client, one in self.came.items() if one[0].number >= oldest}
+        return {client: aged(answer, number - order.number) for client, (order, answer) in self.came.items()}
 
     def _answer(self, message: Message, order: Order) -> Reply:
         """What became of an order."""
