@@ -603,6 +603,7 @@ def test_outcomes_have_the_exit_code_of_the_run() -> None:
     assert Outcome(1, "completed").exit_code == 0
     assert Outcome(1, "failed", "ServerApp failed with exception: a (exit code 2)").exit_code == 2
     assert Outcome(1, "failed", "a (exit code 2) b").exit_code == 1
+    assert Outcome(1, "failed", "ServerApp failed with exception: a (exit code 0)").exit_code == 1
     assert Outcome(1, "stopped").exit_code == 1
 
 

@@ -73,7 +73,7 @@ class Outcome:
         """What a command returns: 0 where the run was completed, 2 where it was refused as bad input, else 1."""
         if self.status == "completed":
             return 0
-        coded = re.search(r"\(exit code (\d)\)$", self.said)
+        coded = re.search(r"\(exit code ([1-9])\)$", self.said)
         return int(coded[1]) if coded else FedSiegeError.exit_code
 
     @property
