@@ -69,7 +69,7 @@ class Scripted(LocalEngine):
         self.rows = rows
 
     def answers(
-        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory = NOTHING
     ) -> Iterator[Answer]:
         for client in invited:
             yield Answer(client, torch.tensor(self.rows[client]), 1.0, 0)

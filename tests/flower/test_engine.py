@@ -27,7 +27,7 @@ from fedsiege.federation.state import Models, State
 from fedsiege.flower import wire
 from fedsiege.flower.client import client_app
 from fedsiege.flower.engine import FlowerEngine
-from fedsiege.flower.seat import digest, write_sites
+from fedsiege.flower.seat import dealt, digest, write_sites
 from fedsiege.records import Round
 
 pytestmark = pytest.mark.flower
@@ -234,6 +234,14 @@ def test_attackers_coalitions_and_simulated_delays_are_the_local_engines(changes
     if "adversary" in changes:
         sent = {context.node_id for context in grid.contexts.values()}
         assert sent == {100, 101, 102}
+
+
+def test_data_that_was_dealt_by_another_seed_is_refused_before_round_1(tmp_path: Path) -> None:
+    grid, flower, _ = played(seed=1)
+    node = write_sites(load({**CONFIG, "seed": 0}), tmp_path)[2]
+    grid.contexts[102] = Context(1, 102, {"partition-id": 2, "data": node["data"]}, RecordDict(), {})
+    with pytest.raises(InputError, match="node 102: has other data than the experiment deals to client 2"):
+        rounds(flower)
 
 
 def test_a_compromised_node_with_its_own_data_alone_says_what_it_needs() -> None:
@@ -457,7 +465,7 @@ def test_a_clients_seat_is_not_taken_while_its_node_is_there() -> None:
         seen.append(sorted(done.absent))
         if done.number == 1:
             grid.clients = (0, 1, 2)
-            grid.changes[2, 0] = told(client=0)
+            grid.changes[2, 0] = told(client=0, data=dealt(flower.shards[0]))
         if done.number == 2:
             grid.changes.clear()
     assert seen == [[2], [2], [], []]
@@ -504,14 +512,17 @@ def test_a_site_of_its_own_neither_hands_out_nor_takes_what_defences_keep(tmp_pa
     [
         ({"experiment": "another"}, "node 101: carries out another experiment, or has another version"),
         ({"client": 7}, "node 101: says it is client 7; expected 0 to 2"),
-        ({"client": 0}, "node 101: says it is client 0, as node 100 does"),
+        ({"client": 0, "data": 0}, "node 101: says it is client 0, as node 100 does"),
         ({"problem": "node-config: no data"}, "node 101: node-config: no data"),
+        ({"data": "0123"}, "node 101: has other data than the experiment deals to client 1"),
     ],
 )
 def test_a_node_that_has_no_place_in_the_experiment_is_refused_before_round_1(
     about: dict[str, Any], said: str
 ) -> None:
     grid, flower, _ = played()
+    if about.get("data") == 0:
+        about = {**about, "data": dealt(flower.shards[0])}
     grid.changes[1, 0] = told(**about)
     with pytest.raises(InputError, match=said):
         rounds(flower)

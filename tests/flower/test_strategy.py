@@ -339,7 +339,7 @@ def test_the_server_of_the_documentation_runs_with_the_example_apps_clients() ->
             seen.append(float(str(reply.content["metrics"]["eval-loss"])))
         return reply
 
-    made["app"](Sites(dict.fromkeys(contexts, site)), context())
+    made["app"](Sites(dict.fromkeys(contexts, site)), context(rounds=3))
     assert len(seen) == 6  # half of the nodes evaluate in each of three rounds
     assert seen[-1] < seen[0] - 0.05
     assert all(one.state["seen"]["rounds"] == 3 for one in contexts.values())

@@ -15,7 +15,7 @@ from fedsiege.federation.local import answer_of, crafted
 from fedsiege.federation.server import remember
 from fedsiege.federation.state import Models, State
 from fedsiege.flower import wire
-from fedsiege.flower.seat import Seat, digest, number_of, seat_of
+from fedsiege.flower.seat import Seat, dealt, digest, number_of, seat_of
 from fedsiege.flower.wire import Letter
 
 KEPT, DONE = "fedsiege.memory", "fedsiege.done"
@@ -45,7 +45,9 @@ def handle(message: Message, context: Context, handler: Handler, config: Callabl
 
 def join(message: Message, context: Context, seat: Seat) -> Letter:  # noqa: ARG001 - as all handlers
     """Who this node is, and which experiment it carries out."""
-    return Letter({"client": number_of(context), "experiment": digest(seat.experiment)}, {})
+    client = number_of(context)
+    own = dealt(seat.federation.shards[client])
+    return Letter({"client": client, "experiment": digest(seat.experiment), "data": own}, {})
 
 
 def train(message: Message, context: Context, seat: Seat) -> Letter:

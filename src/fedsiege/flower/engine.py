@@ -21,8 +21,9 @@ from fedsiege.federation.rounds import Federation, add
 from fedsiege.federation.state import Absence, Answer, Models, Reply
 from fedsiege.flower import replies, wire
 from fedsiege.flower.replies import Order
+from fedsiege.flower.seat import dealt
 from fedsiege.flower.wire import Letter
-from fedsiege.records import Counters, Memory
+from fedsiege.records import Counters, Examples, Memory
 
 PULL = 0.02, 0.25
 """Seconds between two looks for replies: at first, and at most."""
@@ -67,7 +68,7 @@ class FlowerEngine:
         self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
     ) -> Iterator[Reply]:
         """The honest clients' replies to round `number`, and late ones of earlier rounds that are still taken."""
-        self._meet(len(federation.shards))
+        self._meet(federation.shards)
         deadline = self._deadline()
         if not self.given and number > 1:
             self.given = {client: -1 for before in range(1, number) for client in federation.invited(before)}
@@ -217,7 +218,7 @@ class FlowerEngine:
     def _deadline(self) -> float:
         return time.monotonic() + (self.spec.timeout or math.inf)
 
-    def _meet(self, clients: int) -> None:
+    def _meet(self, shards: Sequence[Examples]) -> None:
         """Find out which node is which client: at first with patience, then those that came or came back."""
         first = not self.nodes
         deadline = time.monotonic() + (self.spec.patience if first else NEWCOMERS)
@@ -228,8 +229,8 @@ class FlowerEngine:
             self.joining = {sent: node for sent, node in self.joining.items() if node in here}
             self.refused &= here
             fresh |= self._ask(sorted(here - {*self.nodes.values(), *self.joining.values(), *self.refused}))
-            self._welcome(clients, first)
-            waited = len(self.nodes) < clients and (first or not fresh.isdisjoint(self.joining))
+            self._welcome(shards, first)
+            waited = len(self.nodes) < len(shards) and (first or not fresh.isdisjoint(self.joining))
             if not waited or time.monotonic() > deadline:
                 break
             self.check()
@@ -250,7 +251,7 @@ class FlowerEngine:
         self.joining |= asked
         return set(asked)
 
-    def _welcome(self, clients: int, first: bool) -> None:
+    def _welcome(self, shards: Sequence[Examples], first: bool) -> None:
         """Give the nodes that said who they are their places.
 
         Before the first round, InputError for one that has none. Later it is left out: it must not end the run. A
@@ -259,7 +260,7 @@ class FlowerEngine:
         for message in self.grid.pull_messages(sorted(self.joining)) if self.joining else ():
             node = self.joining.pop(message.metadata.reply_to_message_id)
             try:
-                client = self._place(message, clients)
+                client = self._place(message, shards)
                 if first and client in self.nodes:
                     raise InputError(f"says it is client {client}, as node {self.nodes[client]} does")
             except InputError as error:
@@ -269,8 +270,8 @@ class FlowerEngine:
             else:
                 self.nodes.setdefault(client, node)
 
-    def _place(self, message: Message, clients: int) -> int:
-        """Which client a node says it is, of so many; InputError where it cannot be one of this experiment's."""
+    def _place(self, message: Message, shards: Sequence[Examples]) -> int:
+        """Which client a node says it is; InputError where it cannot be that one in this experiment."""
         try:
             about = wire.read(message).about
         except wire.UnreadableError as error:
@@ -280,8 +281,13 @@ class FlowerEngine:
         client = about.get("client")
         if about.get("experiment") != self.experiment:
             raise InputError("carries out another experiment, or has another version; expected the server's")
-        if not isinstance(client, int) or not 0 <= client < clients:
-            raise InputError(f"says it is client {wire.shown(client)}; expected 0 to {clients - 1}")
+        if not isinstance(client, int) or not 0 <= client < len(shards):
+            raise InputError(f"says it is client {wire.shown(client)}; expected 0 to {len(shards) - 1}")
+        if about.get("data") != dealt(shards[client]):
+            raise InputError(
+                f"has other data than the experiment deals to client {client}; expected what its config deals: write "
+                "the sites' files again where data, seed, partition or clients changed"
+            )
         return client
 
 

@@ -52,6 +52,11 @@ def digest(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def dealt(examples: Examples) -> str:
+    """What server and client compare of a client's data: whose examples are whose decides who is a member."""
+    return hashlib.sha256("\x1f".join(examples.ids.tolist()).encode()).hexdigest()[:16]
+
+
 def number_of(context: Context) -> int:
     """The client's number, the `partition-id` of its node; InputError where it has none."""
     number = context.node_config.get(PARTITION)

@@ -15,7 +15,7 @@ from fedsiege.data.triggers.base import Backdoor, Trigger
 from fedsiege.federation.local import LocalEngine
 from fedsiege.federation.rounds import Federation
 from fedsiege.federation.state import Answer, Models, State
-from fedsiege.records import Examples, Memory, Round
+from fedsiege.records import NOTHING, Examples, Memory, Round
 from fedsiege.task import UNCOUNTED, Task, seeded
 from fedsiege.training import Training
 
@@ -130,7 +130,7 @@ class Still(LocalEngine):
     """Honest clients whose updates are all zero."""
 
     def answers(
-        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory
+        self, federation: Federation, number: int, invited: list[int], models: Models, memory: Memory = NOTHING
     ) -> Iterator[Answer]:
         for one in invited:
             yield Answer(one, torch.zeros_like(models[0]), float(len(federation.shards[one])), 0)
