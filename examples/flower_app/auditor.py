@@ -24,4 +24,6 @@ def write(path: str, sites: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python auditor.py FILE.npz SITES")
     write(sys.argv[1], int(sys.argv[2]))

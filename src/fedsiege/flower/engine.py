@@ -285,8 +285,8 @@ class FlowerEngine:
             raise InputError(f"says it is client {wire.shown(client)}; expected 0 to {len(shards) - 1}")
         if about.get("data") != dealt(shards[client]):
             raise InputError(
-                f"has other data than the experiment deals to client {client}; expected what its config deals: write "
-                "the sites' files again where data, seed, partition or clients changed"
+                f"has other data than the experiment deals to client {client}; write the sites' files again where its "
+                "data, seed, partition or clients changed"
             )
         return client
 
