@@ -16,7 +16,7 @@ from fedsiege import promises
 from fedsiege.cli import execute
 from fedsiege.defences.client.base import ClientDefence, Turn
 from fedsiege.errors import InputError
-from fedsiege.promises import Finding, Length, Levels, Noise, Received, Spread, Zeros
+from fedsiege.promises import Finding, Length, Levels, Noise, Received, Zeros
 from fedsiege.records import Layout
 from fedsiege.registry import build
 from fedsiege.streams import stream
@@ -74,10 +74,10 @@ def arrived(start: Row, update: Row) -> Row:
     return sent - start
 
 
-def received(update: Row, start: Row | None = None, cohort: int = 1, clients: int = 1) -> Received:
+def received(update: Row, start: Row | None = None) -> Received:
     start = model() if start is None else start
     tensors = [TensorSpec(name, shape) for name, shape in TENSORS]
-    return Received(arrived(start, update), start, tensors, cohort, clients)
+    return Received(arrived(start, update), start, tensors)
 
 
 def logged(
@@ -210,7 +210,7 @@ def test_a_promise_that_one_round_cannot_tell_is_not_called_kept(tmp_path: Path)
 @pytest.mark.parametrize("size", [1e-4, 0.01])
 def test_honest_noise_is_called_broken_no_more_often_than_its_level(size: float) -> None:
     level, many = 0.05, 600
-    promise = Noise(Spread(0.01), whole=False)
+    promise = Noise(0.01, whole=False)
     rng, own = np.random.default_rng(5), trained_update(1, size)
     broken = 0
     for _ in range(many):
@@ -223,7 +223,7 @@ def test_honest_noise_is_called_broken_no_more_often_than_its_level(size: float)
 
 def test_an_honest_length_is_called_broken_no_more_often_than_its_level() -> None:
     level, many = 0.2, 600
-    promise = Length(0.3, Spread(0.01), whole=True)
+    promise = Length(0.3, 0.01, whole=True)
     own = trained_update(1)
     own *= np.float32(0.3 / np.linalg.norm(own))
     rng = np.random.default_rng(6)
@@ -263,7 +263,7 @@ def test_the_p_of_noise_is_twice_the_smaller_of_two() -> None:
     zero = np.zeros(SIZE, np.float32)
     for scale in (0.99, 0.97):
         row = rng.normal(0, scale * sigma, SIZE).astype(np.float32)
-        found = Noise(Spread(sigma), whole=True).found(received(row, zero), 1e-9)
+        found = Noise(sigma, whole=True).found(received(row, zero), 1e-9)
         squares = float((row.astype(np.float64) ** 2).sum()) / sigma**2
         sizes = np.sort(np.abs(row.astype(np.float64)))
         crowd = stats.ks_1samp(sizes, stats.halfnorm(scale=sigma).cdf, alternative="greater").statistic
@@ -277,7 +277,7 @@ def test_the_p_of_noise_is_twice_the_smaller_of_two() -> None:
 def test_missing_noise_is_seen_under_a_few_long_entries() -> None:
     row = np.full(SIZE, 1e-4, np.float32)
     row[:5] = 10.0  # the sum of squares alone says that there is noise and more
-    found = Noise(Spread(0.01), whole=True).found(received(row), 1e-6)
+    found = Noise(0.01, whole=True).found(received(row), 1e-6)
     assert found.broken
     assert found.statistic > 0.01
 
@@ -286,7 +286,7 @@ def test_entries_mostly_of_one_size_are_not_taken_for_noise() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.01, SIZE)
     row = np.sign(noise) * np.maximum(np.abs(noise), 0.013)  # most entries of the same size, none too small
-    found = Noise(Spread(0.01), whole=True).found(received(row.astype(np.float32)), 1e-6)
+    found = Noise(0.01, whole=True).found(received(row.astype(np.float32)), 1e-6)
     assert found.statistic < 1.5 * 0.01
     assert not found.broken
     assert not found.telling
@@ -294,10 +294,10 @@ def test_entries_mostly_of_one_size_are_not_taken_for_noise() -> None:
 
 def test_normal_entries_far_longer_than_the_noise_are_not_taken_for_it() -> None:
     row = np.random.default_rng(0).normal(0, 0.02, SIZE).astype(np.float32)
-    found = Noise(Spread(0.01), whole=True).found(received(row), 1e-6)
+    found = Noise(0.01, whole=True).found(received(row), 1e-6)
     assert not found.broken
     assert not found.telling
-    near = Noise(Spread(0.01), whole=True).found(received(row * np.float32(0.6)), 1e-6)
+    near = Noise(0.01, whole=True).found(received(row * np.float32(0.6)), 1e-6)
     assert near.telling
 
 
@@ -312,29 +312,55 @@ def test_crowding_and_distance_are_those_of_kolmogorov_and_smirnov() -> None:
     assert promises.apart(sizes * 0, 0.0) == 1.0
 
 
-def test_noise_that_a_round_shares_is_judged_by_who_may_have_taken_part() -> None:
-    spread = Spread(0.4, shared=True)
-    row = received(trained_update(0), cohort=4, clients=16)
-    assert (spread.least(row), spread.most(row)) == (0.1, 0.2)
-    assert (Spread(0.4).least(row), Spread(0.4).most(row)) == (0.4, 0.4)
+SHARED: dict[str, Any] = {"name": "dp_fedavg", "clip": 0.05, "noise_multiplier": 0.5, "noise": "distributed"}
 
 
-def test_the_noise_of_a_round_is_kept_by_its_shares(tmp_path: Path) -> None:
-    specs = [{"name": "dp_fedavg", "clip": 0.05, "noise_multiplier": 0.5, "noise": "distributed"}]
+def sharing(folder: Path, among: int, declared: Mapping[str, Any], clients: int = 4) -> list[promises.Verdict]:
+    """The verdicts on clients that share out a round's noise among so many."""
 
     def update(number: int, client: int) -> Row:
-        return defended(trained_update(10 * number + client), specs, 10 * number + client, cohort=4)
+        return defended(trained_update(10 * number + client), [SHARED], 10 * number + client, cohort=among)
 
-    log = logged(tmp_path / "a", update, dict.fromkeys(range(4), specs), clients=4)
-    found = promises.check(log)
+    return promises.check(
+        logged(folder, update, {client: [declared] for client in range(clients)}, clients=clients)
+    )
+
+
+@pytest.mark.parametrize("among", [1, 2, 4])
+def test_noise_that_a_round_shares_is_judged_by_the_number_that_it_was_shared_by(
+    among: int, tmp_path: Path
+) -> None:
+    found = sharing(tmp_path / "honest", among, {**SHARED, "cohort": among})
     assert {one.outcome for one in found if one.promise.startswith("noise")} == {"kept"}
     assert "broken" not in {one.outcome for one in found}
+    noises = [one for one in found if one.promise.startswith("noise")]
+    assert len(noises) == 4
+    assert all(f"noise of {0.025 / math.sqrt(among):.4g} on each" in one.promise for one in noises)
+    less = sharing(tmp_path / "less", 4 * among, {**SHARED, "cohort": among})
+    assert {one.outcome for one in less if one.promise.startswith("noise")} == {"broken"}
+    more = sharing(tmp_path / "more", 1, {**SHARED, "cohort": 4})
+    assert "broken" in {one.outcome for one in more if one.promise.startswith("length")}
 
-    def alone(number: int, client: int) -> Row:
-        return defended(trained_update(10 * number + client), specs, 10 * number + client, cohort=16)
 
-    log = logged(tmp_path / "b", alone, dict.fromkeys(range(4), specs), clients=4)
-    assert "broken" in {one.outcome for one in promises.check(log)}
+@pytest.mark.parametrize(
+    ("cohort", "why"),
+    [
+        (None, "it is not declared among how many"),
+        (16, "among 16 clients, and the log is of 4"),
+        (0, "among 0 clients"),
+        (True, "among True clients"),
+        ("4", "among 4 clients"),
+        (["\x1b"] * 100, "among ['"),
+    ],
+)
+def test_shared_noise_of_which_nobody_knows_the_share_cannot_be_told(
+    cohort: object, why: str, tmp_path: Path
+) -> None:
+    # An honest client that was told of 16 others has a quarter of the noise that 1 would have.
+    declared = SHARED if cohort is None else {**SHARED, "cohort": cohort}
+    found = sharing(tmp_path, 16, declared)
+    assert [one.outcome for one in found] == ["cannot be told"] * 4
+    assert all(why in one.why and one.why.isprintable() and len(one.why) < 200 for one in found)
 
 
 def test_the_zeros_of_the_worst_tensor_are_counted_by_hand() -> None:
@@ -370,8 +396,8 @@ def test_tensors_that_are_all_spared_tell_nothing(tmp_path: Path) -> None:
 def test_running_statistics_promise_nothing() -> None:
     row = trained_update(0)
     row[~TRAINED] = 100.0
-    assert not Length(1.0, Spread(0.0), whole=False).found(received(row), 0.5).broken
-    assert Length(1.0, Spread(0.0), whole=True).found(received(row), 0.5).broken
+    assert not Length(1.0, 0.0, whole=False).found(received(row), 0.5).broken
+    assert Length(1.0, 0.0, whole=True).found(received(row), 0.5).broken
     assert not Levels(4).found(received(defended(row, HONEST["coarse"], 0)), 0.5).broken
 
 
@@ -400,7 +426,7 @@ def test_rounding_of_large_models_is_allowed_for() -> None:
     assert moved.max() > 0
     assert (moved <= whole.slack).all()
     clipped = defended(trained_update(0), HONEST["clip alone"], 0)
-    assert not Length(0.02, Spread(0.0), whole=False).found(received(clipped, start), 0.5).broken
+    assert not Length(0.02, 0.0, whole=False).found(received(clipped, start), 0.5).broken
 
 
 def test_models_that_travel_in_half_precision_are_rounded_more() -> None:
@@ -411,7 +437,7 @@ def test_models_that_travel_in_half_precision_are_rounded_more() -> None:
     row = defended(trained_update(0), HONEST["coarse"], 0)
     sent = (start + row).astype(np.float16).astype(np.float32)
     tensors = [TensorSpec(name, shape) for name, shape in TENSORS]
-    assert not Levels(4).found(Received(sent - start, start, tensors, 1, 1), 0.5).broken
+    assert not Levels(4).found(Received(sent - start, start, tensors), 0.5).broken
 
 
 # What is not looked for, and why.
@@ -448,18 +474,6 @@ def test_what_a_client_writes_reaches_no_terminal_as_it_is(tmp_path: Path, capsy
     assert all(
         "\x1b" not in one.sentence and len(one.sentence) < 600 for one in promises.check(UpdateLog.read(tmp_path))
     )
-
-
-def test_late_answers_do_not_count_among_those_who_share_a_round_s_noise(tmp_path: Path) -> None:
-    specs: Specs = [{"name": "dp_fedavg", "clip": 0.05, "noise_multiplier": 0.5, "noise": "distributed"}]
-    start = model()
-    writer = LogWriter(tmp_path, 9, TENSORS, "updates", "test")
-    writer.write_round(1, start, start, {}, {})
-    rows = {client: arrived(start, defended(trained_update(client), specs, client)) for client in range(9)}
-    writer.write_round(2, start, start, rows, dict.fromkeys(rows, 1.0), dict.fromkeys(range(1, 9), 1))
-    writer.declare(0, specs)
-    writer.close()
-    assert "broken" not in {one.outcome for one in promises.check(UpdateLog.read(tmp_path))}
 
 
 def test_a_name_that_a_client_declares_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,6 +540,19 @@ def test_a_late_update_is_rounded_at_the_model_it_started_from(tmp_path: Path) -
     assert verdict.outcome != "broken"
 
 
+def test_a_late_update_s_start_may_be_what_the_round_before_it_ended_with(tmp_path: Path) -> None:
+    old, new = 1000 * model(1), model(2)
+    row = arrived(old, defended(trained_update(0), HONEST["coarse"], 0))
+    writer = LogWriter(tmp_path, 1, TENSORS, "updates", "test")
+    writer.write_round(1, new, old, {}, {})
+    writer.write_round(3, new, new, {0: row}, {0: 1.0}, {0: 1})
+    writer.declare(0, HONEST["coarse"])
+    writer.close()
+    (verdict,) = promises.check(UpdateLog.read(tmp_path))
+    assert verdict.outcome != "broken"
+    assert verdict.rounds == 1
+
+
 def test_bonferroni_counts_the_tests_of_chance_alone(tmp_path: Path) -> None:
     both: Specs = [{"name": "dp_fedavg", "clip": 0.05, "noise_multiplier": 0.5}]
     bound = HONEST["sparse"]
@@ -558,11 +585,11 @@ def test_a_declared_client_that_there_is_not_is_refused(tmp_path: Path) -> None:
 def test_numbers_beyond_any_model_do_not_break_the_check() -> None:
     row = received(trained_update(0))
     for sigma in (1e-300, 1e300, math.inf):
-        found: Finding = Noise(Spread(sigma), whole=True).found(row, 1e-6)
+        found: Finding = Noise(sigma, whole=True).found(row, 1e-6)
         assert found.broken == (sigma > 1)
-    assert not Length(1e300, Spread(1e-300), whole=True).found(row, 1e-6).broken
+    assert not Length(1e300, 1e-300, whole=True).found(row, 1e-6).broken
     nothing = received(np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32))
-    assert Noise(Spread(0.01), whole=True).found(nothing, 1e-6).broken
+    assert Noise(0.01, whole=True).found(nothing, 1e-6).broken
     assert not Zeros(0.9, 0).found(nothing, 0.5).broken
     assert not Levels(4).found(nothing, 0.5).broken
 

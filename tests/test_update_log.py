@@ -260,6 +260,34 @@ def test_a_late_row_without_its_start_model_is_left_out_and_noted(tmp_path: Path
     assert log.absences == (Absence(4, 1, "late", said),)
 
 
+def test_a_round_s_first_model_is_in_its_file_or_in_that_of_the_round_before(tmp_path: Path) -> None:
+    log = late(tmp_path / "log", 2, (1, 4))
+    for number in (1, 2, 4, 5):
+        np.testing.assert_array_equal(log.start_of(number), vector(number))
+    for number in (3, 6):
+        with pytest.raises(InputError, match="the usable rounds of this log are"):
+            log.start_of(number)
+
+
+def test_logs_are_told_apart_by_what_they_say_and_by_their_models(tmp_path: Path) -> None:
+    log = UpdateLog.read(written(tmp_path / "one"))
+    digest = log.digest(log.rounds)
+    assert len(digest) == 32
+    assert UpdateLog.read(written(tmp_path / "two")).digest(log.rounds) == digest
+    assert log.digest((1,)) != digest
+    changes: list[dict[str, Any]] = [
+        {name: tensors_of(tmp_path / "one")[name] + 1} for name in ("start", "end", "updates", "weights")
+    ]
+    for place, change in enumerate([*changes, {"clients": np.array([0, 1, 3])}, {"ages": None}]):
+        folder = written(tmp_path / f"changed{place}")
+        with_tensors(folder)
+        same = UpdateLog.read(folder).digest(log.rounds)
+        with_tensors(folder, **change)
+        assert UpdateLog.read(folder).digest(log.rounds) != same, change
+    with_log(tmp_path / "two", source="another")
+    assert UpdateLog.read(tmp_path / "two").digest(log.rounds) != digest
+
+
 # The writer refuses what nobody could read
 
 
@@ -449,6 +477,7 @@ def test_a_log_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         ({"clients": np.array([0, -1, 2])}, "clients: got -1; expected 0 to 3"),
         ({"clients": np.array([0, 1, 2], "i4")}, "clients: got 'I32'"),
         ({"clients": np.array([[0, 1, 2]])}, r"clients: got shape \[1, 3\]; expected \[n\]"),
+        ({"clients": np.arange(5)}, "clients: got 5 rows; expected at most 4, one a client"),
         ({"clients": np.array([0, 1])}, r"weights: got 'F64' of shape \[3\]; expected F64 of shape \[2\]"),
         (
             {"weights": np.array([1.0, np.nan, 1.0])},
@@ -472,6 +501,23 @@ def test_a_round_that_is_not_what_the_log_says_is_refused(
     folder = written(tmp_path / "log")
     with_tensors(folder, **changes)
     with pytest.raises(InputError, match=rf"round_000001\.safetensors: ({message})"):
+        UpdateLog.read(folder)
+
+
+def test_a_file_without_content_is_refused_before_its_rows_are_counted_out(tmp_path: Path) -> None:
+    # As long as it says, and a few kilobytes on disk: lists of its rows alone would take gigabytes.
+    folder, rows, place = written(tmp_path / "log"), 10**9, 0
+    header = dict[str, Any]()
+    shapes = {"clients": ("I64", [rows], 8), "weights": ("F64", [rows], 8), "start": ("F32", [D], 4)}
+    for name, (kind, shape, width) in {**shapes, "end": ("F32", [D], 4), "updates": ("F32", [rows, D], 4)}.items():
+        end = place + width * int(np.prod(shape))
+        header[name], place = {"dtype": kind, "shape": shape, "data_offsets": [place, end]}, end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "round_000001.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + place)
+    with pytest.raises(InputError, match="clients: got 1000000000 rows; expected at most 4, one a client"):
         UpdateLog.read(folder)
 
 

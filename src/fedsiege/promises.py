@@ -42,7 +42,7 @@ from fedsiege.defences.client.quantize import Quantize
 from fedsiege.defences.client.sparsify import Sparsify
 from fedsiege.errors import InputError
 from fedsiege.registry import build, label_of, names
-from fedsiege.update_log import LoggedRound, TensorSpec, UpdateLog
+from fedsiege.update_log import TensorSpec, UpdateLog, shown
 
 ALPHA = 1e-3
 """Chance, at most, that any honest client of a log is called broken."""
@@ -58,6 +58,12 @@ LOUD = 1.5
 
 BY_CHANCE = 1e-6
 """Chance below which entries that all lie on levels are not there by accident."""
+
+NAMED = 200
+"""So many characters of what a client wrote stand in a sentence."""
+
+COHORT = "cohort"
+"""Beside a declared component's own fields: among how many clients of a round its noise was shared out."""
 
 MOMENTS = {
     "on_data": "the data",
@@ -136,24 +142,17 @@ class Received:
         update: `local - start` [d].
         start: the model [d] that it started from.
         tensors: what lies where in them.
-        cohort: how many answers are known to have been made with it in its round.
-        clients: of the federation.
 
     """
 
     def __init__(
-        self,
-        update: NDArray[np.float32],
-        start: NDArray[np.float32],
-        tensors: Sequence[TensorSpec],
-        cohort: int,
-        clients: int,
+        self, update: NDArray[np.float32], start: NDArray[np.float32], tensors: Sequence[TensorSpec]
     ) -> None:
         self.update = update.astype(np.float64)
         # fl(s + u) is off by a unit of its own size, and the difference to s by one of the update's.
         size = np.abs(start + self.update) + 2 * np.abs(self.update)
         self.slack = unit(start) * size + float(np.finfo(np.float32).smallest_subnormal)
-        self.tensors, self.cohort, self.clients = tuple(tensors), cohort, clients
+        self.tensors = tuple(tensors)
 
     def places(self) -> Iterator[tuple[TensorSpec, slice]]:
         """Each trained tensor and where it lies."""
@@ -205,36 +204,17 @@ class Promise:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A noise's standard deviation: of each upload, or of a round's together, shared by as many as take part.
-
-    How many took part is known only roughly: at least those whose answers arrived, at most all clients.
-    """
-
-    sigma: float
-    shared: bool = False
-
-    def least(self, received: Received) -> float:
-        """The smallest standard deviation that keeps the promise."""
-        return self.sigma / math.sqrt(received.clients) if self.shared else self.sigma
-
-    def most(self, received: Received) -> float:
-        """The largest one that an honest client uses."""
-        return self.sigma / math.sqrt(received.cohort) if self.shared else self.sigma
-
-
 class Length(Promise):
-    """The update is no longer than `clip`, but for its noise.
+    """The update is no longer than `clip`, but for its noise of standard deviation `sigma`.
 
     Without noise that is a bound. With noise z of deviation s on d entries, the squared length of u + z over s^2 is
     a non-central chi-squared variable, the larger the longer u is; with L = clip^2,
     P(|u + z|^2 >= s^2 d + L + 2 sqrt((s^4 d + 2 s^2 L) t) + 2 s^2 t) <= exp(-t) (Birge 2001), which gives the p.
     """
 
-    def __init__(self, clip: float, spread: Spread, whole: bool) -> None:
-        self.clip, self.spread, self.whole = clip, spread, whole
-        self.by_chance = spread.sigma > 0
+    def __init__(self, clip: float, sigma: float, whole: bool) -> None:
+        self.clip, self.sigma, self.whole = clip, sigma, whole
+        self.by_chance = sigma > 0
         self.words = f"length at most {clip:g}" + (" before its noise" if self.by_chance else "")
 
     def found(self, received: Received, level: float) -> Finding:
@@ -246,7 +226,7 @@ class Length(Promise):
             allowed = clip + norm(slack)
             said = f"length {length:.4g}, at most {allowed:.4g} is promised"
             return Finding(length > allowed, True, length, allowed, length / allowed, None, said)
-        sigma, d = self.spread.most(received), len(entries)
+        sigma, d = self.sigma, len(entries)
         p = math.exp(-excess(least, clip, sigma, d))
         threshold = longest(clip, sigma, d, level)
         # Would an update of twice the length, with the noise, have been noticed?
@@ -272,16 +252,17 @@ class Noise(Promise):
 
     by_chance = True
 
-    def __init__(self, spread: Spread, whole: bool) -> None:
-        self.spread, self.whole = spread, whole
-        self.words = f"noise of {spread.sigma:.4g} on each entry" + (
-            ", over the root of a round's clients" if spread.shared else ""
-        )
+    def __init__(self, sigma: float, whole: bool, cohort: int = 1) -> None:
+        """Of `sigma` together in `cohort` uploads, so that each has its share."""
+        self.sigma, self.whole = sigma / math.sqrt(cohort), whole
+        self.words = f"noise of {self.sigma:.4g} on each entry"
+        if cohort > 1:
+            self.words += f" ({sigma:.4g} over the root of {cohort} clients)"
 
     def found(self, received: Received, level: float) -> Finding:
         """The root mean square of its entries, and whether they look like the noise and little else."""
         entries, slack = received.part(self.whole)
-        sigma, d = self.spread.least(received), len(entries)
+        sigma, d = self.sigma, len(entries)
         sizes = np.sort(np.abs(entries) + slack)
         # Not `**`, which raises where a number is too large to be one.
         squares = norm(sizes) / sigma * (norm(sizes) / sigma)
@@ -293,7 +274,7 @@ class Noise(Promise):
             said = f"entries of {rms:.3g} root mean square, {crowd:.0%} too many of them small"
             return Finding(True, True, rms, threshold, -math.log(max(p, 1e-300)), p, said)
         alike = apart(sizes, rms) <= LIKE + 1 / math.sqrt(d)
-        telling = alike and rms <= LOUD * self.spread.most(received)
+        telling = alike and rms <= LOUD * sigma
         said = f"entries of {rms:.3g} root mean square"
         said += ", distributed as the noise is" if telling else ", which training alone can make as well"
         return Finding(False, telling, rms, threshold, -math.log(max(p, 1e-300)), p, said)
@@ -362,34 +343,40 @@ class Levels(Promise):
 
 
 @singledispatch
-def promised(defence: ClientDefence) -> list[Promise]:  # noqa: ARG001 - for those of which nothing is known
-    """What a defence promises about the update that leaves the client; nothing where that is not known."""
+def promised(defence: ClientDefence, cohort: int = 1) -> list[Promise]:  # noqa: ARG001 - of which nothing is known
+    """What a defence promises about the update that leaves the client; nothing where that is not known.
+
+    `cohort` is the number of clients among whom it shared out noise that a round has together.
+    """
     return []
 
 
 @promised.register
-def _(defence: Perturb) -> list[Promise]:
-    spread, found = Spread(defence.sigma), list[Promise]()
-    if defence.clip is not None:
-        found.append(Length(defence.clip, spread, whole=False))
-    return [*found, Noise(spread, whole=False)] if defence.sigma else found
+def _(defence: Perturb, cohort: int = 1) -> list[Promise]:  # noqa: ARG001 - its noise is each upload's own
+    found = [] if defence.clip is None else [Length(defence.clip, defence.sigma, whole=False)]
+    return [*found, Noise(defence.sigma, whole=False)] if defence.sigma else [*found]
 
 
 @promised.register
-def _(defence: DPFedAvg) -> list[Promise]:
-    spread = Spread(defence.noise_multiplier * defence.clip, defence.noise == "distributed")
-    length = Length(defence.clip, spread, whole=True)
-    return [length, Noise(spread, whole=True)] if spread.sigma else [length]
+def _(defence: DPFedAvg, cohort: int = 1) -> list[Promise]:
+    sigma, cohort = defence.noise_multiplier * defence.clip, cohort if shares(defence) else 1
+    length = Length(defence.clip, sigma / math.sqrt(cohort), whole=True)
+    return [length, Noise(sigma, True, cohort)] if sigma else [length]
 
 
 @promised.register
-def _(defence: Sparsify) -> list[Promise]:
+def _(defence: Sparsify, cohort: int = 1) -> list[Promise]:  # noqa: ARG001 - it has no noise
     return [Zeros(defence.share, defence.spare)] if defence.share else []
 
 
 @promised.register
-def _(defence: Quantize) -> list[Promise]:
+def _(defence: Quantize, cohort: int = 1) -> list[Promise]:  # noqa: ARG001 - it has no noise
     return [] if defence.bits is None else [Levels(defence.bits)]
+
+
+def shares(defence: ClientDefence) -> bool:
+    """Whether a defence has less noise the more clients it believes to take part in a round."""
+    return isinstance(defence, DPFedAvg) and defence.noise == "distributed" and defence.noise_multiplier > 0
 
 
 def shrinks(later: ClientDefence) -> bool:
@@ -418,7 +405,7 @@ def check(log: UpdateLog, declared: Declared | None = None, alpha: float = ALPHA
     said = log.declared if declared is None else declared
     if beyond := [client for client in said if not 0 <= client < log.clients]:
         raise InputError(f"declared: got client {beyond[0]}; expected clients from 0 to {log.clients - 1}")
-    pledges = [pledge for client in sorted(said) for pledge in pledged(client, said[client])]
+    pledges = [pledge for client in sorted(said) for pledge in pledged(client, said[client], log.clients)]
     if log.observable == "aggregate":
         why = "only the aggregate was recorded, in which no single update can be seen"
         return [pledge.verdict(why) for pledge in pledges]
@@ -449,24 +436,42 @@ class Pledge:
         return Verdict(self.client, self.component, words, "cannot be told", why or self.why)
 
 
-def pledged(client: int, specs: Sequence[Mapping[str, Any]]) -> list[Pledge]:
+def pledged(client: int, specs: Sequence[Mapping[str, Any]], clients: int) -> list[Pledge]:
     """What a client's components promise, in their order; components that change nothing promise nothing."""
-    built: list[tuple[str, ClientDefence | str]] = [(shown(spec.get("name")), made(spec)) for spec in specs]
-    found = list[Pledge]()
-    for place, (name, defence) in enumerate(built):
+    built, found = [made(spec) for spec in specs], list[Pledge]()
+    for place, (spec, defence) in enumerate(zip(specs, built, strict=True)):
         if isinstance(defence, str):
-            found.append(Pledge(client, name, None, defence))
+            found.append(Pledge(client, shown(spec.get("name"), NAMED), None, defence))
             continue
         if is_neutral(defence):
             continue
-        label, promises = label_of(defence), promised(defence)
+        label, cohort = label_of(defence), spec.get(COHORT, 1)
+        if why := unshared(defence, spec, clients):
+            found.append(Pledge(client, label, None, why))
+            continue
+        promises = promised(defence, cohort)
         if not promises:
             found.append(Pledge(client, label, None, unseen(defence)))
         for promise in promises:
-            blurs = [other for _, other in built[place + 1 :] if not outlives(promise, other)]
+            blurs = [other for other in built[place + 1 :] if not outlives(promise, other)]
             why = f"{_named(blurs[0])} changed the update after it" if blurs else ""
             found.append(Pledge(client, label, promise, why))
     return found
+
+
+def unshared(defence: ClientDefence, spec: Mapping[str, Any], clients: int) -> str:
+    """Why nobody can say how much noise a declared component owes where a round shares it; empty where one can.
+
+    A client that divided by another number than the server has in mind is no liar: it says by which.
+    """
+    if not shares(defence):
+        return ""
+    cohort = spec.get(COHORT)
+    if cohort is None:
+        return "a round's clients share its noise, and it is not declared among how many they shared it out"
+    if not isinstance(cohort, int) or isinstance(cohort, bool) or not 1 <= cohort <= clients:
+        return f"it shared out its noise among {shown(cohort, 40)} clients, and the log is of {clients}"
+    return ""
 
 
 def made(spec: Mapping[str, Any]) -> ClientDefence | str:
@@ -478,17 +483,13 @@ def made(spec: Mapping[str, Any]) -> ClientDefence | str:
     if name in names("coalition"):
         return "only its members know what a coalition adds to their updates"
     if name not in names("client_defence"):
-        return f"no client defence {shown(name)!r} is known here"
+        return f"no client defence {shown(name, NAMED)!r} is known here"
     try:
-        defence: ClientDefence = build("client_defence", dict(spec), "declared")
+        own = {field: value for field, value in spec.items() if field != COHORT}
+        defence: ClientDefence = build("client_defence", own, "declared")
     except InputError as error:
-        return shown(error)
+        return shown(error, NAMED)
     return defence
-
-
-def shown(text: object) -> str:
-    """What a client wrote, fit for any terminal: printable, and not long."""
-    return "".join(one if one.isprintable() else " " for one in str(text)[:200])
 
 
 def outlives(promise: Promise, later: ClientDefence | str) -> bool:
@@ -521,7 +522,7 @@ def judged(
         logged = log.round(number)
         for client, row, age in zip(logged.clients, logged.rows(), logged.ages.tolist(), strict=True):
             mine = [(at, one.sought) for at, one in enumerate(pledges) if one.client == client and one.sought]
-            received = _received(log, logged, row, age) if mine else None
+            received = Received(row, log.start_of(number - age), log.tensors) if mine else None
             for at, promise in mine:
                 assert received is not None
                 findings[at].append((number, promise.found(received, level)))
@@ -617,13 +618,6 @@ def off_level(entries: Floats, slack: Floats, bits: int) -> tuple[Floats, Floats
     # The ends are rounded too, and levels are counted in single precision.
     ends = slack[low] + slack[high] + 4 * 2.0**-24 * max(abs(entries[low]), abs(entries[high]))
     return np.abs(places - np.rint(places)), (slack + 2 * ends) / step
-
-
-def _received(log: UpdateLog, logged: LoggedRound, row: NDArray[np.float32], age: int) -> Received:
-    """A row of a round; a late one began at an earlier model, among clients whose number is not known."""
-    start = logged.start if age == 0 else log.round(logged.number - age).start
-    cohort = int((logged.ages == 0).sum()) if age == 0 else 1
-    return Received(row, start, log.tensors, cohort, log.clients)
 
 
 def _named(defence: ClientDefence | str) -> str:

@@ -6,6 +6,7 @@ A folder with `log.json`, what all rounds share, and one `round_000001.safetenso
 is believed: nothing is unpickled, no size is trusted that the file's own does not bear out, and rows are mapped.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -33,6 +34,9 @@ MOST_BYTES = {LOG: 2**26, "header": 2**20}
 
 BLOCK = 2**22
 """Entries looked at together."""
+
+SAMPLE = 2**16
+"""Bytes of each tensor by which one log is told from another."""
 
 Row = NDArray[np.float32]
 Observable = Literal["updates", "aggregate"]
@@ -198,6 +202,28 @@ class UpdateLog:
             places=kept.places,
         )
 
+    def start_of(self, number: int) -> Row:
+        """The model [d] that a round began with: in its own file, or as what the round before ended with.
+
+        InputError where it is in neither. Of every age that is among a usable round's it is in one of them.
+        """
+        return self.round(number).start if number in self.kept else self.round(number - 1).end
+
+    def digest(self, rounds: Iterable[int]) -> bytes:
+        """SHA-256 by which this log is told from another: of log.json, and of these rounds as far as is cheap.
+
+        Of a round's file that is its size, its header and the beginning of each of its tensors: no two trainings
+        have models that begin alike. It is no seal against somebody who alters a row on purpose.
+        """
+        found = hashlib.sha256(_inside(self.folder, LOG).read_bytes())
+        for number in rounds:
+            file = self.kept[number].file
+            found.update(f"{number} {file.path.stat().st_size} {sorted(file.places.items())}".encode())
+            for values in file.arrays().values():
+                flat = values.reshape(-1)
+                found.update(flat[: SAMPLE // flat.itemsize].tobytes())
+        return found.digest()
+
     @classmethod
     def read(cls, folder: str | Path, rows: bool = True) -> Self:
         """The log in `folder`, checked to the last row; InputError names file, field, value and what was expected.
@@ -231,12 +257,12 @@ class UpdateLog:
         known = {(one.round, one.client) for one in noted}
         return cls(
             folder=folder,
-            source=_plain(log.source),
+            source=shown(log.source),
             observable=log.observable,
             clients=log.clients,
             tensors=tensors,
-            skipped=tuple(_plain(name) for name in log.skipped),
-            names={c: _plain(name) for c, name in _by_client(log.names, "names", log.clients, path).items()},
+            skipped=tuple(shown(name) for name in log.skipped),
+            names={c: shown(name) for c, name in _by_client(log.names, "names", log.clients, path).items()},
             declared=_declared(log, path),
             absences=(*noted, *(one for one in absences if (one.round, one.client) not in known)),
             final=log.final,
@@ -267,11 +293,11 @@ class LogWriter:
         self._head: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
-            "source": _plain(source),
+            "source": shown(source),
             "observable": observable,
             "clients": clients,
             "tensors": [{"name": name, "shape": [int(n) for n in shape]} for name, shape in tensors],
-            "skipped": [_plain(name) for name in skipped],
+            "skipped": [shown(name) for name in skipped],
         }
         self._names: dict[int, str] = {}
         self._declared: dict[int, list[dict[str, Any]]] = {}
@@ -336,7 +362,7 @@ class LogWriter:
 
     def absent(self, round: int, client: int, why: Why, said: str = "") -> None:
         """Note that a client's answer is not there to be read; it is on disk with the next round or `close`."""
-        self._note(Absence(round, client, why, _plain(said)))
+        self._note(Absence(round, client, why, shown(said)))
 
     def declare(self, client: int, declared: Sequence[Mapping[str, Any]]) -> None:
         """Note the privacy mods that a client says it ran, each `{name: ..., field: ...}`."""
@@ -344,7 +370,7 @@ class LogWriter:
 
     def name(self, client: int, text: str) -> None:
         """Note what a client is called."""
-        self._names[_client(client, self._log.clients)] = _plain(text)
+        self._names[_client(client, self._log.clients)] = shown(text)
 
     def close(self, final: Literal["observed", "assumed_mean"] = "observed") -> None:
         """End the log; `final` says whether the last round's end was seen."""
@@ -449,7 +475,7 @@ class _RoundFile:
                 )
             header = _parsed(file.read(length), path)
         known = {name: header[name] for name in _TYPES if name in header}
-        rows = _count_of(known, path)
+        rows = _count_of(known, path, log.clients)
         shapes = {"clients": (rows,), "weights": (rows,), "ages": (rows,), "start": (size,), "end": (size,)}
         needed = {"start", "end", "clients", "weights", "updates"}
         if log.observable == "aggregate":
@@ -541,14 +567,19 @@ def _client(client: int, count: int) -> int:
     return client
 
 
-def _count_of(header: Mapping[str, Any], path: Path) -> int:
-    """How many rows a round's file says it has; whether there is room for them is checked with each tensor."""
+def _count_of(header: Mapping[str, Any], path: Path, clients: int) -> int:
+    """How many rows a round's file says it has: one a client at most, before any of them is read.
+
+    A file may be as long as it says and yet hold nothing. Whether there is room is checked with each tensor.
+    """
     shape = header["clients"].get("shape") if isinstance(header.get("clients"), dict) else []
     if shape == []:
         return 0
     if not (isinstance(shape, list) and len(shape) == 1 and _is_count(shape[0])):
         raise InputError(f"{path}: clients: got shape {_short(shape)}; expected [n]")
     count: int = shape[0]
+    if count > clients:
+        raise InputError(f"{path}: clients: got {count} rows; expected at most {clients}, one a client")
     return count
 
 
@@ -704,13 +735,12 @@ def _declared(log: _Log, path: Path) -> dict[int, tuple[Mapping[str, Any], ...]]
 def _absence(said: _Absence, log: _Log, position: int, path: Path) -> Absence:
     if said.client >= log.clients:
         raise InputError(f"{path}: absences.{position}.client: got {said.client}; expected 0 to {log.clients - 1}")
-    return Absence(said.round, said.client, said.why, _plain(said.said))
+    return Absence(said.round, said.client, said.why, shown(said.said))
 
 
-def _plain(text: str) -> str:
-    """A text that can be shown anywhere: printable, and not long."""
-    shown = "".join(one if one.isprintable() else " " for one in text[:500])
-    return " ".join(shown.split())
+def shown(text: object, most: int = 500) -> str:
+    """What somebody else wrote, fit for any terminal, page or file: one printable line, cut after `most`."""
+    return " ".join("".join(one if one.isprintable() else " " for one in str(text)[:most]).split())
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -658,6 +659,12 @@ def test_an_audit_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(train, "record", record)
     shared = {key: TINY[key] for key in OF_THE_RUN}
     config = {**shared, "partition": "iid", "updates": str(log), "checkpoint_every": 1}
+    log.rename(tmp_path / "first")
+    logged(log, {**TINY, "server_step": 0.5})
+    with pytest.raises(InputError, match=r"cannot resume: the log is not what it was when the audit began"):
+        run(config, tmp_path / "part", resume=True, progress=False)
+    shutil.rmtree(log)
+    (tmp_path / "first").rename(log)
     found = run(config, tmp_path / "part", resume=True, progress=False)
     assert files_of(found.folder) == files_of(whole.folder)
 

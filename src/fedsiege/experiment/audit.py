@@ -15,13 +15,13 @@ from fedsiege.data.shorthand import source_spec
 from fedsiege.errors import InputError
 from fedsiege.experiment.config import Experiment, Spec, Unique
 from fedsiege.experiment.prepare import Prepared, check_attendance, plan_attacks
-from fedsiege.experiment.replay import UNREADABLE, attended
+from fedsiege.experiment.replay import UNREADABLE, attended, listed
 from fedsiege.experiment.train import Notes
 from fedsiege.promises import check
 from fedsiege.registry import build, name_of, names
 from fedsiege.update_log import UpdateLog
 
-FIRST = 5
+NAMED = 5
 """So many absences, rounds or clients are named one by one."""
 
 ADVICE = re.compile("; (?:use|set) |: (?:lower|record) ")
@@ -157,9 +157,9 @@ def _rounds(prepared: Prepared) -> list[str]:
     log, found = prepared.replay.log, list[str]()
     missing = [number for number in log.missing if number not in log.refused]
     if missing:
-        found.append(f"The log lacks {_listed('round', missing)}.")
+        found.append(f"The log lacks {_several('round', missing)}.")
     found += [
-        f"Round {number} of the log was left out: its {why}." for number, why in list(log.refused.items())[:FIRST]
+        f"Round {number} of the log was left out: its {why}." for number, why in list(log.refused.items())[:NAMED]
     ]
     if log.final == "assumed_mean" and prepared.replay.rounds[-1] == log.rounds[-1]:
         found.append(
@@ -176,9 +176,9 @@ def _absences(log: UpdateLog) -> list[str]:
     counts = Counter(one.why for one in log.absences)
     named = "; ".join(
         f"round {one.round}, client {one.client}: {one.why}" + (f" ({one.said})" if one.said else "")
-        for one in sorted(log.absences, key=lambda one: (one.round, one.client))[:FIRST]
+        for one in sorted(log.absences, key=lambda one: (one.round, one.client))[:NAMED]
     )
-    more = len(log.absences) - FIRST
+    more = len(log.absences) - NAMED
     counted = ", ".join(f"{n} {why}" for why, n in sorted(counts.items()))
     return [f"Answers that are not in the log: {counted}. {named}{f'; and {more} more' if more > 0 else ''}."]
 
@@ -194,16 +194,16 @@ def _model(prepared: Prepared) -> list[str]:
     if not absent:
         return []
     return [
-        f"The log holds no {_listed('buffer', absent)} of the model: they stay as the model was built with them, "
+        f"The log holds no {_several('buffer', absent)} of the model: they stay as the model was built with them, "
         "and losses and accuracy are those of such a model."
     ]
 
 
 def _nobodys(prepared: Prepared) -> list[str]:
     without = [client for client, rows in enumerate(prepared.shards) if not len(rows)]
-    return [f"The data has no training examples of {_listed('client', without)}: nobody asks about theirs."] * bool(
-        without
-    )
+    if not without:
+        return []
+    return [f"The data has no training examples of {_several('client', without)}: nobody asks about theirs."]
 
 
 def _unserved(experiment: Experiment, log: UpdateLog) -> list[str]:
@@ -229,8 +229,6 @@ def _promises(log: UpdateLog) -> list[str]:
         return [f"What clients declared cannot be checked: {error}."]
 
 
-def _listed(what: str, items: Sequence[object]) -> str:
-    """The first few of them, and how many more there are."""
-    more = len(items) - FIRST
-    shown = ", ".join(map(str, items[:FIRST])) + (f" and {more} more" if more > 0 else "")
-    return f"{what}{'s' * (len(items) > 1)} {shown}"
+def _several(what: str, items: Sequence[object]) -> str:
+    """The first few of them by name, and how many more there are."""
+    return f"{what}{'s' * (len(items) > 1)} {listed(items, NAMED)}"

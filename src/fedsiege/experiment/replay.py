@@ -35,7 +35,10 @@ OVER = (
 UNREADABLE = "left_out_of_evidence"
 """The server's counter of answers whose model has no finite loss."""
 
-FIRST = 3
+DIGEST = "updates/log"
+"""What is kept from round to round: by which log the run began."""
+
+FEW = 3
 """So many names stand in a message."""
 
 
@@ -56,8 +59,8 @@ def log_of(experiment: Experiment) -> UpdateLog | None:
     wrong = sorted(set(e.record_rounds or ()) - set(log.rounds))
     if wrong or not e.record_rounds or e.rounds != max(e.record_rounds):
         raise InputError(
-            f"record_rounds: got {_listed(wrong or e.record_rounds or ())} with rounds: {e.rounds}; expected "
-            f"rounds of the log {e.updates} ({_listed(log.rounds)}), the last of them as rounds"
+            f"record_rounds: got {listed(wrong or e.record_rounds or ())} with rounds: {e.rounds}; expected "
+            f"rounds of the log {e.updates} ({listed(log.rounds)}), the last of them as rounds"
         )
     if log.observable == "aggregate" and not e.secure_aggregation:
         raise InputError(f"secure_aggregation: got false; the log {e.updates} is of the aggregate alone")
@@ -150,7 +153,7 @@ def fitted(log: UpdateLog, task: Task, said: str) -> Fit:
     ]
     faults = {"not in the log": missing, "not in the model": extra, "of another shape": unlike}
     if any(faults.values()):
-        what = "; ".join(f"{what}: {_listed(names)}" for what, names in faults.items() if names)
+        what = "; ".join(f"{what}: {listed(names)}" for what, names in faults.items() if names)
         raise InputError(
             f"model: the tensors of {said} are not those of the log {log.folder}: {what}; expected the model whose "
             "updates were recorded (one that was frozen in part, frozen alike)"
@@ -200,8 +203,19 @@ class Replay:
         return self.fit.model(self.log.round(self.rounds[0]).start)
 
     def run(self, state: State) -> Iterator[Round]:
-        """The rounds after `state`, one by one."""
-        return (self._round(self.log.round(number)) for number in self.rounds if number > state.number)
+        """The rounds after `state`, one by one; InputError where that is of another log than this one."""
+        digest = torch.frombuffer(bytearray(self.log.digest(self.rounds)), dtype=torch.uint8)
+        before = state.memory.get(DIGEST, digest)
+        if not torch.equal(before.cpu(), digest):
+            raise InputError(
+                f"updates: {self.log.folder}: cannot resume: the log is not what it was when the audit began"
+            )
+        memory = {**state.memory, DIGEST: digest}
+        return (
+            replace(self._round(self.log.round(number)), memory=memory)
+            for number in self.rounds
+            if number > state.number
+        )
 
     def _round(self, logged: LoggedRound) -> Round:
         start, end = self.fit.model(logged.start), self.fit.model(logged.end)
@@ -221,13 +235,11 @@ class Replay:
             updates=updates,
             weights=torch.from_numpy(np.array(logged.weights, dtype=np.float64)),
             ages=ages,
-            starts={age: self._began(logged.number - age) if age else start for age in sorted(set(ages))},
+            starts={
+                age: self.fit.model(self.log.start_of(logged.number - age)) if age else start
+                for age in sorted(set(ages))
+            },
         )
-
-    def _began(self, number: int) -> Tensor:
-        """The model [d] that a round began with: in its own file, or in that of the round before."""
-        there = number in self.log.rounds
-        return self.fit.model(self.log.round(number).start if there else self.log.round(number - 1).end)
 
 
 def record_logged(recorder: Recorder, done: Round) -> int:
@@ -248,7 +260,7 @@ def record_logged(recorder: Recorder, done: Round) -> int:
     return recorder.record(replace(done, cohort=without(done.cohort, sound) if bool(sound.any()) else None))
 
 
-def _listed(items: Sequence[object]) -> str:
+def listed(items: Sequence[object], most: int = FEW) -> str:
     """The first few of them, and how many more there are."""
-    more = len(items) - FIRST
-    return ", ".join(map(str, items[:FIRST])) + (f" and {more} more" if more > 0 else "")
+    more = len(items) - most
+    return ", ".join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")
