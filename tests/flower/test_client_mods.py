@@ -23,16 +23,17 @@ from flwr.clientapp import ClientApp
 
 from fedsiege import promises
 from fedsiege.defences.client.base import Turn, posted
+from fedsiege.defences.coalition.base import Circle
 from fedsiege.defences.coalition.noise import Noise
 from fedsiege.errors import InputError
-from fedsiege.flower.circle import circle_in
+from fedsiege.flower.circle import circle_in, of_run, write_circle
 from fedsiege.flower import client_mods, red_team
 from fedsiege.flower.client_mods import GuardedClientApp, RefusedError, examples_of_round
 from fedsiege.flower.mods import Delta, Outline
 from fedsiege.flower.signature import KEY, Signature, unsign
 from fedsiege.records import Layout
 from fedsiege.registry import build, names
-from fedsiege.streams import stream
+from fedsiege.streams import entropy, stream
 from fedsiege.training import PLAIN
 from fedsiege.update_log import UpdateLog
 
@@ -292,7 +293,15 @@ def test_noise_of_a_round_needs_to_know_its_clients(caplog: pytest.LogCaptureFix
         node(defences=spec, cohort=16),
         node({"fedsiege-defences": spec, "fedsiege-cohort": 16}),
     ):
-        assert update(answer(context, model=model), model).std() == pytest.approx(0.25, rel=0.1)
+        reply = answer(context, model=model)
+        assert update(reply, model).std() == pytest.approx(0.25, rel=0.1)
+        signed = unsign(reply)
+        assert signed is not None
+        assert signed.declared[0]["cohort"] == 16, "nobody could hold the noise against what was promised"
+    for without in ("[{name: dp_fedavg, noise: distributed, noise_multiplier: 0.0}]", "[{name: dp_fedavg}]"):
+        signed = unsign(answer(node(defences=without, cohort=16), model=model))
+        assert signed is not None
+        assert "cohort" not in signed.declared[0]
 
 
 def test_several_defences_act_in_their_order() -> None:
@@ -427,7 +436,7 @@ def test_names_lead_to_the_app_and_it_can_be_sent_to_a_worker() -> None:
     assert unsign(again(asked(), node())) == Signature(0, ())
 
 
-def test_the_node_goes_before_the_run_and_the_run_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_node_or_its_environment_says_goes_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDSIEGE_DEFENCES", "[{name: quantize, bits: 3}]")
     run = {"fedsiege-defences": "[{name: quantize, bits: 4}]"}
 
@@ -437,8 +446,10 @@ def test_the_node_goes_before_the_run_and_the_run_before_the_environment(monkeyp
         return signed.declared[0]["bits"]
 
     assert bits(node(run, defences="[{name: quantize, bits: 5}]")) == 5
+    assert bits(node(run)) == 3
+    assert bits(node({"fedsiege-defences": "[]"})) == 3, "the run has switched a site's defence off"
+    monkeypatch.delenv("FEDSIEGE_DEFENCES")
     assert bits(node(run)) == 4
-    assert bits(node()) == 3
 
 
 def test_every_defence_whose_only_moment_is_the_update_works_and_all_others_are_refused_by_name(
@@ -573,10 +584,35 @@ def test_members_add_noise_that_cancels_in_the_weighted_mean_and_say_nothing_of_
         assert np.abs(left).max() < 1e-7
         for client, row in added.items():
             assert not row[:80].any()
-            wanted = Noise(int(SECRET, 16), number, {0: 30.0, 2: 10.0}, 0.1, "scalar", cancels=True)
+            wanted = Noise(
+                entropy(int(SECRET, 16), "run", 1), number, {0: 30.0, 2: 10.0}, 0.1, "scalar", cancels=True
+            )
             (_, values), *_ = wanted.blocks(client, 20)
             np.testing.assert_allclose(row[80:], values, atol=1e-7)
             assert unsign(replies[client]) == Signature(client, ())
+
+
+def test_a_coalition_s_file_serves_several_runs_with_other_noise_in_each(tmp_path: Path) -> None:
+    path, model = circle_file(tmp_path), {"a": torch.zeros(60), "b": torch.zeros(40)}
+    bare, added = update(answer(node(), model=model), model), dict[tuple[int, int], NDArray[np.float64]]()
+    for run in (1, 2):
+        for client in (0, 2):
+            context = node(defences=MEMBER, coalition=path, partition_id=client)
+            context.run_id = run
+            added[run, client] = update(answer(context, model=model), model) - bare
+        assert np.abs(30 * added[run, 0] + 10 * added[run, 2]).max() < 4e-6, "members do not agree"
+    assert added[1, 0][80:].any()
+    assert not np.allclose(added[1, 0], added[2, 0], atol=1e-3)
+
+
+def test_the_file_of_a_coalition_is_for_this_user_alone_even_where_one_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "coalition.json"
+    path.write_text("{}" * 1000)
+    path.chmod(0o644)
+    circle = Circle(secret=int(SECRET, 16), volumes={0: 30.0, 2: 10.0}, classes=10, rounds=5)
+    write_circle(path, circle)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert circle_in(path, "test") == circle
 
 
 def test_a_member_answers_each_round_once_and_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -606,7 +642,7 @@ def test_the_class_guided_partition_is_one_line_in_the_app(
         answer(node(defences=spec, coalition=path, partition_id=client), app=app_of(trains))
     assert [len(one) for one in chosen.values()] == [4, 4]
     made = build("coalition", {"name": "cofedmid", "m_max": 4, "m_min": 4}, "test")
-    circle = circle_in(Path(path), "fedsiege-coalition")
+    circle = of_run(circle_in(Path(path), "fedsiege-coalition"), 1)
     plan = made.coordinator(circle).plan(1, [0, 2])
     assert chosen == {client: sorted(plan.classes[client]) for client in (0, 2)}
     with pytest.raises(RefusedError):
@@ -639,6 +675,10 @@ def test_outside_a_coalition_all_examples_are_of_the_round() -> None:
         (MEMBER, {"secret": "12"}, {}, "anybody can guess it"),
         (MEMBER, {"volumes": {"0": 30}}, {}, "expected two members or more"),
         (MEMBER, {"volumes": {"0": 30, "1": 0}}, {}, "expected two members or more, each with examples"),
+        (MEMBER, {"secret": f"-{SECRET}"}, {}, "anybody can guess it"),
+        (MEMBER, {"volumes": {"0": 30, "-3": 10}}, {}, "volumes: got client -3; expected numbers from 0"),
+        (MEMBER, {"rounds": -1}, {}, "rounds: got -1; expected 1 or more"),
+        (MEMBER, {"classes": 0}, {}, "classes: got 0; expected 1 or more"),
         (MEMBER, {"rounds": None}, {}, "cannot be read (KeyError)"),
         (f"{MEMBER[:-1]}, {{name: cofedmid}}]", {}, {}, "got 2 coalitions; expected one"),
         ("[{name: cofedmid, compensation: none, m_max: 50}]", {}, {}, "m_max: got 50; expected 10 or fewer"),

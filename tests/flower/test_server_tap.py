@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("flwr", reason="the tap needs the flower extra: pip install fedsiege[flower]")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from tapped import Sites, adds, arrays, asks, context, fails, replies
@@ -66,6 +68,24 @@ def signed(site: Callable[[Message], Message], partition: int, declared: Sequenc
 def rows(log: UpdateLog, number: int) -> dict[int, list[float]]:
     one = log.round(number)
     return {client: row.tolist() for client, row in zip(one.clients, one.updates, strict=True)}
+
+
+def of_bytes(data: bytes) -> ArrayRecord:
+    return ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", data)})
+
+
+def archive() -> bytes:
+    """What NumPy's reader takes for several arrays."""
+    file = io.BytesIO()
+    np.savez(file, w=np.zeros(2, dtype=np.float32))
+    return file.getvalue()
+
+
+def headed(shape: tuple[int, ...], size: int = 0) -> bytes:
+    """A file of NumPy's that says it is of this shape, and so many bytes after it."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue() + b"\0" * size
 
 
 def weights(log: UpdateLog, number: int) -> dict[int, float]:
@@ -214,6 +234,8 @@ def test_what_a_hostile_site_declares_cannot_spoil_the_log(
 ) -> None:
     said = ['{"name": "x"}', "[1]", '[{"name": 3}]', '[{"name": "x", "share": NaN}]', "[" * 100_000]
     said.append(json.dumps([{"name": "x" * 20_000}]))
+    # Deep enough for JSON's reader, too deep for its writer; and just too deep to be a component.
+    said += ['[{"name": "x", "a": ' + "[" * deep + "]" * deep + "}]" for deep in (980, 7)]
 
     def site(number: int) -> Any:
         def answer(message: Message) -> Message:
@@ -254,6 +276,25 @@ def test_what_a_hostile_site_declares_cannot_spoil_the_log(
             "misshapen",
             "w: cannot be read",
         ),
+        (lambda message: replies(message, of_bytes(archive())), "misshapen", "w: cannot be read"),
+        # NumPy's reader makes room for as much as the header says.
+        (
+            lambda message: replies(message, of_bytes(headed((2**50,)))),
+            "misshapen",
+            "0 bytes for an array of float32 and shape (1125899906842624,)",
+        ),
+        (lambda message: replies(message, of_bytes(headed((-2, -1), 8))), "misshapen", "shape (-2, -1)"),
+        (lambda message: replies(message, of_bytes(headed((2,), 12))), "misshapen", "12 bytes for an array"),
+        (
+            lambda message: replies(message, of_bytes(b"\x1b[2J\n" + headed((2,), 8))),
+            "misshapen",
+            "the magic string is not correct",
+        ),
+        (
+            lambda message: Message(Error(code=1, reason="\x1b[2J\u202e gone"), reply_to=message),
+            "failed",
+            "error 1: [2J gone",
+        ),
     ],
 )
 def test_an_answer_that_is_no_update_is_noted_with_its_reason(
@@ -267,6 +308,14 @@ def test_an_answer_that_is_no_update_is_noted_with_its_reason(
     assert rows(log, 1) == rows(log, 2) == {0: [1, 1]}
     assert absences(log) == [(1, 1, why), (2, 1, why)]
     assert all(said in one.said for one in log.absences)
+
+
+def test_a_difference_beyond_single_precision_is_not_finite(tmp_path: Path) -> None:
+    def main(grid: Grid) -> None:
+        grid.send_and_receive(asks(arrays(w=[3e38]), [10, 20], 1))
+
+    sites = Sites({10: adds(0), 20: lambda message: replies(message, arrays(w=[-3e38]))})
+    assert absences(tapped(sites, tmp_path / "log", main)) == [(1, 1, "nonfinite")]
 
 
 def test_a_node_that_does_not_answer_is_missing(tmp_path: Path) -> None:
@@ -507,13 +556,14 @@ def test_a_disk_that_fails_ends_the_recording_and_not_the_run(
     ]
 
 
+def mistaken(*_: Any) -> float:
+    raise ZeroDivisionError("mine")
+
+
 def test_a_mistake_of_the_tap_s_own_ends_the_recording_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def mistaken(*_: Any) -> float:
-        raise ZeroDivisionError("mine")
-
-    monkeypatch.setattr(receiving.Received, "_weight", mistaken)
+    monkeypatch.setattr(receiving.Received, "_close", mistaken)
 
     def main(grid: Grid) -> None:
         for number in (1, 2):
@@ -522,6 +572,27 @@ def test_a_mistake_of_the_tap_s_own_ends_the_recording_and_not_the_run(
     run(Sites({10: adds(1)}), tmp_path / "log", main)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info, "a mistake is shown with where it was made"
+
+
+def test_whatever_fails_while_a_reply_is_read_is_that_client_s_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weighs = receiving.Received._weight
+
+    def weight(self: receiving.Received, reply: Message, node: int) -> float:
+        return mistaken() if node == 20 else weighs(self, reply, node)
+
+    monkeypatch.setattr(receiving.Received, "_weight", weight)
+
+    def main(grid: Grid) -> None:
+        for number in (1, 2):
+            assert len(list(grid.send_and_receive(asks(arrays(w=[number]), [10, 20], number)))) == 2
+
+    log = tapped(Sites({10: adds(1), 20: adds(2)}), tmp_path / "log", main)
+    assert rows(log, 1) == rows(log, 2) == {0: [1]}
+    assert absences(log) == [(1, 1, "misshapen"), (2, 1, "misshapen")]
+    assert log.absences[0].said == "cannot be read (ZeroDivisionError)"
+    assert all(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
 
 
 def test_a_model_that_changes_its_shape_ends_the_recording_and_not_the_run(
@@ -590,6 +661,46 @@ def test_no_update_is_recorded_once_masks_were_seen(tmp_path: Path) -> None:
     log = tapped(Sites({10: adds(1)}), tmp_path / "log", main)
     assert rows(log, 1) == {0: [1]}
     assert rows(log, 2) == {}
+
+
+def test_a_site_that_claims_to_be_masked_hides_nobody(tmp_path: Path) -> None:
+    def masked(message: Message) -> Message:
+        reply = adds(2)(message)
+        reply.content[MASKED] = ConfigRecord({"stage": "setup"})
+        return reply
+
+    def main(grid: Grid) -> None:
+        for number in (1, 2):
+            grid.send_and_receive(asks(arrays(w=[number]), [10, 20], number))
+
+    log = tapped(Sites({10: adds(1), 20: masked}), tmp_path / "log", main)
+    assert log.observable == "updates"
+    assert rows(log, 1) == rows(log, 2) == {0: [1], 1: [2]}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "number", "settings", "clients"),
+    [
+        (2, 999_999, {}, 2),
+        (2, 1000, {}, 2),
+        (2, 999, {}, 1000),
+        (101, 1010, {}, 101),
+        (101, 1009, {}, 1010),
+        (2, 1000, {"fedsiege_clients": 1001}, 1001),
+    ],
+)
+def test_the_number_that_a_site_signs_with_is_believed_within_reason(
+    nodes: int, number: int, settings: dict[str, int], clients: int, tmp_path: Path
+) -> None:
+    sites = Sites({node: adds(1) for node in range(nodes)})
+    sites.sites[1] = signed(adds(2), number)
+
+    def main(grid: Grid) -> None:
+        grid.send_and_receive(asks(arrays(w=[1]), [0, 1], 1))
+
+    log = tapped(sites, tmp_path / "log", main, **settings)
+    assert log.clients == clients
+    assert rows(log, 1) == {0: [1], number if clients > nodes else 1: [2]}
 
 
 def test_flower_s_own_secure_aggregation_hides_every_update(
@@ -755,14 +866,19 @@ def test_the_tapped_grid_is_the_grid_behind_it(tmp_path: Path) -> None:
     assert not any((tmp_path / "log").iterdir())
 
 
-def test_the_node_s_setting_goes_before_the_run_s_and_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_node_s_settings_go_before_its_environment_s_and_those_before_the_run_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told = context(fedsiege_trace="run's", fedsiege_weight_key="")
     assert setting(told, "trace") == "run's"
-    told.node_config["fedsiege-trace"] = "node's"
-    assert setting(told, "trace") == "node's"
     monkeypatch.setenv("FEDSIEGE_WEIGHT_KEY", "environment's")
     monkeypatch.setenv("FEDSIEGE_TRACE", "environment's")
+    assert setting(told, "trace") == "environment's"
+    told.node_config["fedsiege-trace"] = "node's"
     assert setting(told, "trace") == "node's"
+    monkeypatch.setenv("FEDSIEGE_TRACE", "")
+    del told.node_config["fedsiege-trace"]
+    assert setting(told, "trace") == "run's"
     assert setting(told, "weight-key", "default") == "environment's"
     assert setting(told, "record-every", 3) == 3
 

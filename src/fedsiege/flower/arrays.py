@@ -1,5 +1,6 @@
 """The arrays of a Flower message as one flat vector, and what may be wrong with them: they come from outside."""
 
+import io
 import math
 from collections.abc import Container, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedsiege.errors import InputError
-from fedsiege.update_log import Row, TensorSpec
+from fedsiege.update_log import Row, TensorSpec, shown
 
 
 class UnlikeError(ValueError):
@@ -21,7 +22,7 @@ def described(record: ArrayRecord) -> tuple[tuple[TensorSpec, ...], list[str]]:
     tensors, skipped = list[TensorSpec](), list[str]()
     for name, array in record.items():
         try:
-            values = _read(name, array)
+            values = read(name, array)
         except UnlikeError as error:
             raise InputError(f"the model that was sent out: {error}") from None
         if np.issubdtype(values.dtype, np.floating):
@@ -35,13 +36,28 @@ def described(record: ArrayRecord) -> tuple[tuple[TensorSpec, ...], list[str]]:
     return tuple(tensors), skipped
 
 
-def _read(name: str, array: Array) -> NDArray[Any]:
-    """An array out of a message; UnlikeError for whatever cannot be read, without unpickling."""
+def read(name: str, array: Array) -> NDArray[Any]:
+    """An array out of a message; UnlikeError for whatever is none, without unpickling."""
     try:
+        _check_header(array.data)
         values: NDArray[Any] = array.numpy()
-    except Exception as error:  # bytes from outside: NumPy's reader fails in many ways
-        raise UnlikeError(f"{name}: cannot be read ({error})") from None
+    except Exception as error:  # bytes from outside: NumPy's reader fails in many ways, for want of memory too
+        raise UnlikeError(f"{name}: cannot be read ({shown(error) or type(error).__name__})") from None
     return values
+
+
+def _check_header(data: bytes) -> None:
+    """ValueError for bytes that are not the one array that they say they are.
+
+    NumPy's reader takes archives of arrays as well, and makes room for what a header says before it reads on.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = header(file)
+    left = len(data) - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != left:
+        raise ValueError(f"{left} bytes for an array of {kind} and shape {shape}")
 
 
 def flat(record: ArrayRecord, tensors: Sequence[TensorSpec], skipped: Container[str] = ()) -> Row:
@@ -54,7 +70,7 @@ def flat(record: ArrayRecord, tensors: Sequence[TensorSpec], skipped: Container[
     for name, shape in tensors:
         if name not in record:
             raise UnlikeError(f"no array {name}; there are {len(record)}, the first {next(iter(record), 'none')}")
-        values = _read(name, record[name])
+        values = read(name, record[name])
         if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
             raise UnlikeError(
                 f"{name}: got {values.dtype} of shape {values.shape}; expected floats of shape {shape}"

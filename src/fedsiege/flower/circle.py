@@ -2,10 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from fedsiege.defences.coalition.base import Circle
 from fedsiege.errors import InputError
+from fedsiege.streams import entropy
 
 
 def circle_in(path: Path, where: str) -> Circle:
@@ -14,7 +16,7 @@ def circle_in(path: Path, where: str) -> Circle:
     JSON: `{"secret": "<hexadecimal>", "volumes": {"0": 120, "2": 80}, "rounds": 20, "classes": 10}`: a number of
     128 random bits, each member's number of examples, the rounds of the run, and the classes of the task, which
     only the class-guided partition needs. For the noise to cancel all members have to take part in every round.
-    `where` names the setting in messages.
+    One file serves any number of runs of a mod (see `of_run`). `where` names the setting in messages.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -32,9 +34,19 @@ def circle_in(path: Path, where: str) -> Circle:
         ) from None
     if len(circle.volumes) < 2 or not all(0 < volume < float("inf") for volume in circle.volumes.values()):
         raise InputError(f"{path}: volumes: expected two members or more, each with examples")
-    if circle.secret.bit_length() < 64:
+    if min(circle.volumes) < 0:
+        raise InputError(f"{path}: volumes: got client {min(circle.volumes)}; expected numbers from 0")
+    for name, count in (("rounds", circle.rounds), ("classes", circle.classes)):
+        if count < 1:
+            raise InputError(f"{path}: {name}: got {count}; expected 1 or more")
+    if circle.secret < 2**63:
         raise InputError(f"{path}: secret: anybody can guess it; expected 128 random bits in hexadecimal")
     return circle
+
+
+def of_run(circle: Circle, run: int) -> Circle:
+    """What members know in common in one run: by a run's id, which all of them are told, each has other noise."""
+    return replace(circle, secret=entropy(circle.secret, "run", run))
 
 
 def write_circle(path: Path, circle: Circle) -> None:
@@ -46,4 +58,5 @@ def write_circle(path: Path, circle: Circle) -> None:
         "classes": circle.classes,
     }
     with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)  # a file that was there keeps its rights
         json.dump(known, file)

@@ -9,8 +9,8 @@ Metrics in a reply (a training loss, say) are left as they are.
 What goes wrong here stops the reply: nothing leaves the node undefended. The server is told no more than that; the
 reason is in the node's own log, as are the counters of what the defences did.
 
-Settings, all optional, of the node (`flower-supernode --node-config`), the run or the environment
-(`FEDSIEGE_DEFENCES` and so on), in this order; lists and mappings are written as YAML or JSON:
+Settings, all optional, of the node (`flower-supernode --node-config`), its environment (`FEDSIEGE_DEFENCES` and so
+on) or the run, in this order; lists and mappings are written as YAML or JSON:
 
 - `fedsiege-defences`: components as in a config: `[{name: perturb, sigma: 0.01}]`.
 - `fedsiege-cohort`: how many clients take part in a round, for noise that they share (then set it where the
@@ -39,18 +39,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fedsiege.defences.client.base import ClientDefence, Ground, Posted, Turn, is_neutral, posted
-from fedsiege.defences.client.dp_fedavg import DPFedAvg
 from fedsiege.defences.coalition.base import Circle, Coalition
 from fedsiege.defences.coalition.cofedmid import CoFedMID
 from fedsiege.errors import InputError
 from fedsiege.flower import red_team, wire
 from fedsiege.flower.chain import Chain
-from fedsiege.flower.circle import circle_in
+from fedsiege.flower.circle import circle_in, of_run
 from fedsiege.flower.mods import Delta, Outline, listed, own, private
 from fedsiege.flower.settings import setting, whole
 from fedsiege.flower.signature import sign
 from fedsiege.flower.sites import LOGGER
-from fedsiege.promises import MOMENTS
+from fedsiege.promises import COHORT, MOMENTS, shares
 from fedsiege.records import Layout, Memory
 from fedsiege.registry import build, load, name_of, names
 from fedsiege.streams import stream
@@ -199,7 +198,7 @@ class Mods:
     def declared(self) -> list[dict[str, Any]]:
         """What the node says it ran; a member of a coalition says nothing."""
         member = any(one.circle is not None for one in self.defences)
-        return [] if member else [spec_of(one.defence) for one in self.defences]
+        return [] if member else [spec_of(one.defence, self.cohort) for one in self.defences]
 
     def defend(self, delta: Delta) -> None:
         """Let each defence have the update in turn, and write what is left into the reply."""
@@ -335,7 +334,7 @@ def check_shared(context: Context, defence: ClientDefence, cohort: int) -> None:
 
     A node that names its own defences has to know that by itself, too: by that number its noise is less.
     """
-    if not isinstance(defence, DPFedAvg) or defence.noise != "distributed":
+    if not shares(defence):
         return
     if not cohort or (private(context, "defences") and not private(context, "cohort")):
         raise InputError(
@@ -359,7 +358,7 @@ def coalitions(context: Context, client: int, specs: Sequence[Mapping[str, Any]]
     path = own(context, "coalition")
     if not path:
         raise InputError(f"fedsiege-coalition: missing; {name_of(made)} needs the file that its members share")
-    circle = circle_in(Path(path), "fedsiege-coalition")
+    circle = of_run(circle_in(Path(path), "fedsiege-coalition"), context.run_id)
     if client not in circle.volumes:
         raise InputError(f"{path}: client {client} is no member; there are {sorted(circle.volumes)}")
     made = replace(made, members=tuple(sorted(circle.volumes)))  # type: ignore[type-var]
@@ -398,10 +397,15 @@ def own_seed(context: Context) -> int | None:
     return int(said) if said else None
 
 
-def spec_of(defence: ClientDefence) -> dict[str, Any]:
-    """A defence as a config names it, with all its fields but who uses it."""
+def spec_of(defence: ClientDefence, cohort: int) -> dict[str, Any]:
+    """A defence as a config names it, with all its fields but who uses it.
+
+    Beside them is among how many its noise was shared out, where a round has it together: that is all that a server
+    can hold the noise of one against.
+    """
     known = [one.name for one in fields(defence) if one.name != "clients"]  # type: ignore[arg-type]
-    return {"name": name_of(defence), **{name: getattr(defence, name) for name in known}}
+    among = {COHORT: cohort} if shares(defence) else {}
+    return {"name": name_of(defence), **{name: getattr(defence, name) for name in known}, **among}
 
 
 def refused(error: InputError) -> RefusedError:

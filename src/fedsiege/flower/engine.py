@@ -24,6 +24,7 @@ from fedsiege.flower.replies import Order
 from fedsiege.flower.seat import dealt
 from fedsiege.flower.wire import Letter
 from fedsiege.records import Counters, Examples, Memory
+from fedsiege.update_log import shown
 
 PULL = 0.02, 0.25
 """Seconds between two looks for replies: at first, and at most."""
@@ -275,17 +276,17 @@ class FlowerEngine:
         try:
             about = wire.read(message).about
         except wire.UnreadableError as error:
-            raise InputError(wire.shown(str(error))) from None
+            raise InputError(shown(error, 200)) from None
         if "problem" in about:
-            raise InputError(wire.shown(about["problem"]))
+            raise InputError(shown(about["problem"], 200))
         client = about.get("client")
         if about.get("experiment") != self.experiment:
             raise InputError("carries out another experiment, or has another version; expected the server's")
         if not isinstance(client, int) or not 0 <= client < len(shards):
-            raise InputError(f"says it is client {wire.shown(client)}; expected 0 to {len(shards) - 1}")
+            raise InputError(f"says it is client {shown(client, 40)}; expected 0 to {len(shards) - 1}")
         if about.get("data") != dealt(shards[client]):
             raise InputError(
-                f"has other data than the experiment deals to client {client}; write the sites' files again where its "
+                f"has other data than the experiment deals to client {client}; write the sites' files again where "
                 "data, seed, partition or clients changed"
             )
         return client

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedsiege.errors import InputError
+from fedsiege.flower.arrays import UnlikeError
+from fedsiege.flower.arrays import read as read_array
 from fedsiege.promises import is_trained
 from fedsiege.records import Layout
 from fedsiege.task import Task
@@ -152,10 +154,9 @@ def layout_of(places: Sequence[Place]) -> Layout:
 def read(record: ArrayRecord, key: str, where: str) -> NDArray[Any]:
     """An array of a record, without unpickling; InputError where it cannot be read."""
     try:
-        values: NDArray[Any] = record[key].numpy()
-    except Exception as error:  # bytes from outside: NumPy's reader fails in many ways
-        raise InputError(f"{where}: {key} cannot be read ({error})") from None
-    return values
+        return read_array(key, record[key])
+    except UnlikeError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 class Outline(Task):

@@ -23,13 +23,22 @@ from fedsiege.flower.sites import LOGGER, Clients
 from fedsiege.update_log import MOST_CLIENTS, MOST_ROUNDS, LogWriter, Observable, Row, TensorSpec, Why
 
 MASKED = "secaggplus_configs"
-"""The record that every message of Flower's SecAgg+ carries, there and back."""
+"""The record that every message of Flower's SecAgg+ carries; what a site puts into a reply says nothing."""
 
 PATIENCE = 4
 """Rounds for which a start model is kept in memory for answers that are late."""
 
 LONGEST_DECLARATION = 10_000
 """Characters of JSON beyond which a site's list of mods is not kept: it comes from outside."""
+
+DEEPEST_DECLARATION = 8
+"""Lists and mappings in each other beyond which it is not kept either: JSON itself fails at some depth."""
+
+LIKELY = 10
+"""Times the nodes that are there before the first round: the numbers that sites are believed to have ..."""
+
+ALWAYS_LIKELY = 1000
+"""... and numbers below this one, unless the number of clients was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,9 @@ class Received:
         key = _model_key(records, self._wishes.arrays_key)
         if self._tensors is None:
             self._tensors, self._skipped = described(records[key])
-            self._clients = Clients(self._nodes(), self._wishes.clients or MOST_CLIENTS)
+            nodes = list(self._nodes())
+            likely = min(max(ALWAYS_LIKELY, LIKELY * len(nodes)), MOST_CLIENTS)
+            self._clients = Clients(nodes, self._wishes.clients or likely)
         start = self._flat(records[key])
         node, label = message.metadata.dst_node_id, _label(message)
         if self._begins(label, start, node, begun):
@@ -208,15 +219,16 @@ class Received:
             for reply, signature in replies:
                 if self._stopped:
                     return
-                self._look_for_masks(reply)
                 one = self._waiting.pop(reply.metadata.reply_to_message_id, None)
                 if one is None and not reply.metadata.reply_to_message_id:
                     one = by_node.get(reply.metadata.src_node_id)
+                if one is None:
+                    continue
                 try:
-                    if one is not None:
-                        self._answered(one, reply, signature)
-                except Exception as error:
-                    self._stop(error)
+                    self._answered(one, reply, signature)
+                except Exception as error:  # what one site sends takes nobody else out of the log
+                    self._miss(one, "misshapen", f"cannot be read ({type(error).__name__})")
+                    LOGGER.error("FedSiege: the reply of node %d cannot be read", one.node, exc_info=True)
 
     def _answered(self, asked: Asked, reply: Message, signature: Signature | None) -> None:
         """Take note of one reply: a row of the round, or why there is none."""
@@ -249,8 +261,9 @@ class Received:
             return
         if asked.node in now.rows and asked.node not in now.ages:
             self._once("twice", "FedSiege: node %d answered twice in a round; the later answer is kept", asked.node)
-        now.rows[asked.node] = row
+        # Both or none: a weight that cannot be read leaves no row behind.
         now.weights[asked.node] = self._weight(reply, asked.node)
+        now.rows[asked.node] = row
         now.ages.pop(asked.node, None)
         if asked.round != now.number:
             now.ages[asked.node] = now.number - asked.round
@@ -268,7 +281,8 @@ class Received:
         else:
             raise UnlikeError(f"no arrays that could be {asked.key}; it sent {sorted(records) or 'none'}")
         row = flat(record, tensors, self._skipped)
-        return np.subtract(row, asked.start, out=row)
+        with np.errstate(over="ignore"):  # infinite then, and found so
+            return np.subtract(row, asked.start, out=row)
 
     def _miss(self, asked: Asked, why: Why, said: str) -> None:
         """Note why there is no row: of the round that is open, or of an answer to an earlier one."""
@@ -290,10 +304,7 @@ class Received:
 
     def _declare(self, node: int, declared: Sequence[Any]) -> None:
         """Keep what a site says it ran, if it is a list of components and not a trap for whoever reads the log."""
-        try:
-            text = json.dumps(list(declared), allow_nan=False)
-        except (ValueError, RecursionError):
-            text = ""
+        text = "" if _deeper(declared, DEEPEST_DECLARATION) else _json(declared)
         sound = all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in declared)
         if not (text and sound) or len(text) > LONGEST_DECLARATION:
             self._once(f"declared {node}", "FedSiege: what node %d says it ran is no list of mods", node)
@@ -473,6 +484,22 @@ def _mean_step(now: _Round) -> Row:
         for node in sorted(fresh):
             mean += now.rows[node] * np.float64(now.weights[node] / total)
     return (now.start + mean).astype(np.float32)
+
+
+def _json(declared: Sequence[Any]) -> str:
+    """A list as JSON; empty where it has numbers that JSON has not."""
+    try:
+        return json.dumps(list(declared), allow_nan=False)
+    except ValueError:
+        return ""
+
+
+def _deeper(value: object, most: int) -> bool:
+    """Whether a value out of JSON has more than so many lists and mappings in each other."""
+    if not isinstance(value, Mapping | list | tuple):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return most == 0 or any(_deeper(one, most - 1) for one in inner)
 
 
 def _last_line(text: str) -> str:

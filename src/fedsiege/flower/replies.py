@@ -16,8 +16,9 @@ from torch import Tensor
 from fedsiege.federation.adversary import ADVERSARY
 from fedsiege.federation.state import Absence, Answer, Reply
 from fedsiege.flower import wire
-from fedsiege.flower.wire import Letter, shown
+from fedsiege.flower.wire import Letter
 from fedsiege.records import Counters, Memory
+from fedsiege.update_log import shown
 
 MOST = 1e12
 """The largest counter that is believed: sums of them must stay numbers."""
@@ -55,7 +56,7 @@ def read(message: Message, order: Order) -> tuple[Reply, Mapping[str, Any]]:
     try:
         letter = wire.read(message)
     except wire.UnreadableError as error:
-        return Absence(order.client, "failed", shown(error)), {}
+        return Absence(order.client, "failed", shown(error, 200)), {}
     fault = faulty(letter, order)
     if fault:
         return Absence(order.client, "failed", fault), {}
@@ -69,15 +70,15 @@ def faulty(letter: Letter, order: Order) -> str:
     """Why a letter is no answer to an order; empty where it is one."""
     about, update = letter.about, letter.arrays.get("update")
     if "problem" in about:
-        return shown(about["problem"])
+        return shown(about["problem"], 200)
     if about.get("client") != order.client:
-        return f"the reply is client {shown(about.get('client'))}'s"
+        return f"the reply is client {shown(about.get('client'), 40)}'s"
     if update is None:
         return "the reply has no update"
     if update.dtype != torch.float32:
         return f"the reply has an update of {update.dtype}; expected float32"
     if about.get("weight") != order.weight:
-        return f"the reply has weight {shown(about.get('weight'))}; the client has {order.weight:g} examples"
+        return f"the reply has weight {shown(about.get('weight'), 40)}; the client has {order.weight:g} examples"
     return ""
 
 
@@ -86,7 +87,7 @@ def counters_of(told: Any, labels: Collection[str]) -> dict[str, Counters]:
     found: dict[str, Counters] = {}
     for label, counters in told.items() if isinstance(told, dict) else ():
         if label in labels and isinstance(counters, dict):
-            pairs = ((shown(name), number(n)) for name, n in counters.items())
+            pairs = ((shown(name, 40), number(n)) for name, n in counters.items())
             found[label] = {name: n for name, n in pairs if n is not None and abs(n) <= MOST}
     return found
 

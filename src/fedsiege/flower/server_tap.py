@@ -5,14 +5,15 @@ In the app's pyproject.toml, `serverapp = "quickstart.server_app:app"` becomes
 everything through, whichever strategy or loop of its own it runs, and records what is sent and what comes back: as
 much as the server sees, and no more. Under secure aggregation that is the model before and after each round.
 
-Settings, all optional, in the run-config, the node-config or the environment (`FEDSIEGE_TRACE` and so on):
+Settings, all optional, in the node-config, the environment (`FEDSIEGE_TRACE` and so on) or the run-config:
 
 - `fedsiege-trace`: the folder of the log, new or empty; `{run}` in it stands for the run's id. Default:
   `fedsiege-updates/{run}` in the server's working directory.
 - `fedsiege-record-every`: record every so many rounds, and the last. Default 1.
 - `fedsiege-weight-key`: the metric of a reply that is its weight. Default `num-examples`.
 - `fedsiege-arrays-key`: the record that is the model, where messages carry several and none is called `arrays`.
-- `fedsiege-clients`: the number of clients, where more may come than are there in the first round.
+- `fedsiege-clients`: the number of clients, where more may come than are there in the first round. Without it
+  sites may number themselves up to ten times the nodes that are there, or to 1,000.
 - `fedsiege-observable`: `aggregate` to record no single update, as under a secure aggregation of one's own.
 """
 
@@ -28,7 +29,7 @@ from fedsiege.errors import InputError
 from fedsiege.flower.chain import Chain
 from fedsiege.flower.received import Received, Wishes
 from fedsiege.flower.settings import setting, whole
-from fedsiege.flower.signature import Signature, unsign
+from fedsiege.flower.signature import unsign
 from fedsiege.flower.sites import LOGGER
 from fedsiege.update_log import MOST_CLIENTS
 
@@ -77,7 +78,7 @@ class TappedGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Fetch replies, and take note of them."""
         replies = list(self._grid.pull_messages(message_ids))
-        self._received.received([(reply, _signed(reply)) for reply in replies])
+        self._received.received([(reply, unsign(reply)) for reply in replies])
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -86,7 +87,7 @@ class TappedGrid(Grid):
         asked = self._received.sending(going)
         replies = list(self._grid.send_and_receive(going, timeout=timeout))
         self._received.sent(going, asked)
-        self._received.received([(reply, _signed(reply)) for reply in replies], asked)
+        self._received.received([(reply, unsign(reply)) for reply in replies], asked)
         return replies
 
     def __getattr__(self, name: str) -> Any:
@@ -146,15 +147,6 @@ def wishes_of(context: Context) -> Wishes:
             "in the name stands for the run's id)"
         )
     return wishes
-
-
-def _signed(reply: Message) -> Signature | None:
-    """The signature of a reply, taken out of it."""
-    try:
-        return unsign(reply)
-    except RecursionError:  # nested on purpose, deeper than the reader goes
-        LOGGER.warning("FedSiege: node %d signs nonsense", reply.metadata.src_node_id)
-        return None
 
 
 # A plain assignment: Flower looks for the name in this file's syntax tree before it imports it.

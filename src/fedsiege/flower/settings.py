@@ -1,4 +1,7 @@
-"""What a tap or a mod is told: keys `fedsiege-...` of the node, then of the run, then of the environment."""
+"""What a tap or a mod is told: keys `fedsiege-...` of the node, then of its environment, then of the run.
+
+What a site says of itself goes first, whichever way it says it: whoever submits the run does not change that.
+"""
 
 import os
 
@@ -10,12 +13,12 @@ Setting = str | int | float | bool
 
 
 def setting(context: Context, name: str, default: Setting = "") -> Setting:
-    """The value of `fedsiege-<name>`: the node's, else the run's, else $FEDSIEGE_<NAME>, else the default.
+    """The value of `fedsiege-<name>`: the node's, else $FEDSIEGE_<NAME>, else the run's, else the default.
 
     An empty text counts as nothing: a key may stand in pyproject.toml only to be overridden by `--run-config`.
     """
     key = f"fedsiege-{name}"
-    for said in (context.node_config.get(key), context.run_config.get(key), os.environ.get(_variable(key))):
+    for said in (context.node_config.get(key), os.environ.get(_variable(key)), context.run_config.get(key)):
         if said is not None and said != "":
             return said
     return default

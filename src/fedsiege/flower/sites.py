@@ -32,7 +32,12 @@ class Clients:
     def claim(self, node: int, signed: int, present: Iterable[int]) -> None:
         """Believe a node's signature, unless it is no number or another node that is present has signed with it."""
         if not 0 <= signed < self._most:
-            LOGGER.warning("FedSiege: node %d signs as client %d; expected 0 to %d", node, signed, self._most - 1)
+            LOGGER.warning(
+                "FedSiege: node %d signs as client %d; expected 0 to %d (fedsiege-clients says how many can come)",
+                node,
+                signed,
+                self._most - 1,
+            )
             return
         holder = next((other for other in present if other != node and self._number.get(other) == signed), None)
         if holder is not None:

@@ -10,6 +10,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
+from fedsiege.flower import arrays
+from fedsiege.update_log import shown
+
 ABOUT, ARRAYS, MEMORY = "about", "arrays", "memory"
 """The records of a message: the JSON, the arrays by name, and what components keep."""
 
@@ -46,10 +49,10 @@ def read(message: Message) -> Letter:
     records = message.content
     about = json_of(records)
     memory = records.array_records.get(MEMORY)
-    arrays = records.array_records.get(ARRAYS)
-    if arrays is None:
+    sent = records.array_records.get(ARRAYS)
+    if sent is None:
         raise UnreadableError("the reply has no arrays")
-    return Letter(about, unpacked(arrays), None if memory is None else unpacked(memory))
+    return Letter(about, unpacked(sent), None if memory is None else unpacked(memory))
 
 
 def json_of(records: RecordDict) -> dict[str, Any]:
@@ -65,14 +68,7 @@ def json_of(records: RecordDict) -> dict[str, Any]:
 
 def reason(message: Message) -> str:
     """Why a node could not answer, in one line."""
-    return shown(message.error.reason or "no reason given")
-
-
-def shown(said: object) -> str:
-    """Words from outside as one line of at most 200 characters that any terminal, page or file takes."""
-    whole = str(said) if isinstance(said, str | Exception) else repr(said)
-    line = " ".join("".join(one if one.isprintable() else " " for one in whole[:2000]).split())
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    return shown(message.error.reason or "no reason given", 200)
 
 
 def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -84,6 +80,6 @@ def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 def unpacked(record: ArrayRecord) -> dict[str, Tensor]:
     """The tensors of an ArrayRecord; UnreadableError for what is none."""
     try:
-        return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
-    except Exception as error:  # bytes from outside: NumPy's reader fails in many ways, MemoryError among them
-        raise UnreadableError(f"its arrays cannot be read: {type(error).__name__}: {shown(str(error))}") from None
+        return {name: torch.from_numpy(arrays.read(name, array)) for name, array in record.items()}
+    except (arrays.UnlikeError, TypeError) as error:  # torch has not all of NumPy's types
+        raise UnreadableError(f"its arrays cannot be read: {shown(error)}") from None
