@@ -6,3 +6,5 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 export RAY_USAGE_STATS_ENABLED=0
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 export FLWR_HOME=${FLWR_HOME:-$PWD/flower_home}
+# Ray, where a simulation is started, listens on this machine alone.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=${RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER:-0}

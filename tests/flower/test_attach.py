@@ -38,6 +38,7 @@ class Simulation:
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
         self.environment = {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray listens on this machine alone
             **surroundings(),
             "FLWR_HOME": str(folder / "home"),
             "FEDSIEGE_TRACE": str(folder / "logs" / "{run}"),
