@@ -24,6 +24,7 @@ from flwr.app import Context, RecordDict
 from fedsiege import cli
 from fedsiege.errors import FedSiegeError, InputError
 from fedsiege.experiment import load, run
+from fedsiege.experiment.prepare import prepare
 from fedsiege.federation.local import LocalEngine
 from fedsiege.flower import SILENT, app, loopback
 from fedsiege.flower.certificates import write_node_key
@@ -38,7 +39,7 @@ from fedsiege.flower.deployment import (
     toml,
 )
 from fedsiege.flower.processes import marked
-from fedsiege.flower.seat import COALITION, DATA, digest, write_sites
+from fedsiege.flower.seat import COALITION, DATA, dealt, digest, write_sites
 
 pytestmark = [
     pytest.mark.flower,
@@ -66,6 +67,7 @@ TINY: dict[str, Any] = {
 }
 
 CASES: dict[str, dict[str, Any]] = {
+    "passive": {"participation": 0.75, "delay": 1, "attacks": ["loss_series"]},
     "a rule with history": {"aggregator": "foolsgold", "server_defences": [{"name": "fldetector", "window": 1}]},
     "cofedmid with compensation": {"coalition": {"name": "cofedmid", "members": [0, 2]}},
     "fedpoisonmia": {
@@ -133,7 +135,11 @@ def join(message, context):
     how = context.node_config["misbehave"]
     if how == "not":
         return ours(message, context)
-    about = {"client": context.node_config["partition-id"], "experiment": context.run_config["experiment"]}
+    about = {
+        "client": context.node_config["partition-id"],
+        "experiment": context.run_config["experiment"],
+        "data": context.node_config["dealt"],
+    }
     return reply(message, about, {})
 
 @app.train()
@@ -317,8 +323,10 @@ def test_nodes_that_misbehave_do_not_stop_the_run_and_stand_in_the_report(tmp_pa
     experiment = digest(app.experiment_of(settings))
     keys = f'config = ""\nset = ""\nout = ""\nresume = false\nexperiment = "{experiment}"'
     folder = written(tmp_path / "app", "fedsiege.flower.app:server", "answering:app", keys, answering=MISBEHAVING)
+    shards = prepare(load(config)).federation().shards
     nodes: list[dict[str, Value]] = [
-        {"partition-id": number, "misbehave": way, "signs": str(tmp_path)} for number, way in enumerate(ways)
+        {"partition-id": number, "misbehave": way, "signs": str(tmp_path), "dealt": dealt(shards[number])}
+        for number, way in enumerate(ways)
     ]
     nodes[0][DATA] = write_sites(load(config), tmp_path / "sites")[0][DATA]
     with Deployment(tmp_path / "deployment", nodes, waiting=[ways.index("never comes")]) as deployment:
