@@ -73,13 +73,13 @@ class FlowerEngine:
         deadline = self._deadline()
         if not self.given and number > 1:
             self.given = {client: -1 for before in range(1, number) for client in federation.invited(before)}
-        everybody = set(federation.invited(number))
+        everybody, honest = set(federation.invited(number)), set(invited)
         late = self._late(number)
         clients = sorted({*invited, *(client for client in late if client not in everybody)})
         size = self.spec.in_flight or max(1, len(clients))
         for first in range(0, len(clients), size):
             some = clients[first : first + size]
-            asked = [client for client in some if client in invited]
+            asked = [client for client in some if client in honest]
             orders = [self._order(federation, number, client, models, memory) for client in asked]
             found = self._asked(asked, orders, deadline)
             late |= self._late(number)
