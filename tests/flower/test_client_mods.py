@@ -772,7 +772,7 @@ def test_in_a_simulation_the_run_names_the_attackers(caplog: pytest.LogCaptureFi
         ("alie", "alie sees honest clients' updates (knowledge: full)"),
         ("{name: fedpoisonmia, knowledge: partial}", "fedpoisonmia has to be told the examples"),
         ("passive", "passive has to be told the examples"),
-        ("label_flip", "label_flip trains on data that it changes: expected fedsiege-model and fedsiege-data"),
+        ("label_flip", "label_flip trains on data that it changes: expected fedsiege-model and fedsiege-examples"),
         ("{name: model_replacement, gamma: 5}", "model_replacement trains on data that it changes"),
         ("{name: model_replacement, data: all}", "model_replacement trains on other clients' data"),
         ("sing_flip", "did you mean 'sign_flip'?"),
@@ -816,7 +816,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any]
     torch.manual_seed(0)
     config = {
         "model": "red_lab:tiny_net",
-        "data": str(tmp_path / "own.npz"),
+        "examples": str(tmp_path / "own.npz"),
         "training": "{epochs: 2, batch: 10, lr: 0.02, momentum: 0.0}",
         "seed": "4",
     }
@@ -849,7 +849,7 @@ def test_label_flipping_trains_on_wrong_labels_by_our_loop(lab: tuple[dict[str, 
     config, model = lab
     reply = answer(node(poisoner="label_flip", **config), model=model)
     sent = reply.content.array_records["arrays"].to_torch_state_dict()
-    means = red_team.means_of(config["model"], config["data"], config["training"], "", 4)
+    means = red_team.means_of(config["model"], config["examples"], config["training"], "", 4)
     vector = torch.cat([sent[name].reshape(-1) for name in means.task.layout.names])
     own = means.data.train
     wrong = type(own)(own.ids, own.x, 2 - own.y)
@@ -866,7 +866,7 @@ def test_a_pixel_backdoor_is_learnt(lab: tuple[dict[str, Any], State]) -> None:
     spec = json.dumps({"name": "data_poisoning", "poisoned": 5})
     reply = answer(node(poisoner=spec, backdoor=backdoor, **config), model=model)
     sent = reply.content.array_records["arrays"].to_torch_state_dict()
-    means = red_team.means_of(config["model"], config["data"], config["training"], backdoor, 4)
+    means = red_team.means_of(config["model"], config["examples"], config["training"], backdoor, 4)
     assert means.backdoor is not None
     test = means.backdoor.test
     before = torch.cat([model[name].reshape(-1) for name in means.task.layout.names])
@@ -949,8 +949,8 @@ def test_what_a_round_did_is_learnt_only_when_the_next_follows_it(lab: tuple[dic
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"data": ""}, "fedsiege-data: missing; model and data go together"),
-        ({"model": ""}, "fedsiege-model: missing; model and data go together"),
+        ({"examples": ""}, "fedsiege-examples: missing; model and examples go together"),
+        ({"model": ""}, "fedsiege-model: missing; model and examples go together"),
         ({"model": "red_lab:nothing"}, "cannot import 'red_lab:nothing'"),
         ({"model": "{name: mlp, hidden: [7]}"}, "fedsiege-model: "),
         ({"training": "{epochs: -1}"}, "fedsiege-training.epochs: got -1"),
@@ -974,7 +974,7 @@ def test_an_attack_that_trains_without_a_model_says_what_it_needs(caplog: pytest
     )  # fmt: skip
     assert scene.honest(0).tolist() == [1.0, 1.0]
     assert scene.honest(0, scene.shards[0]).tolist() == [1.0, 1.0]
-    with pytest.raises(InputError, match="expected fedsiege-model and fedsiege-data too"):
+    with pytest.raises(InputError, match="expected fedsiege-model and fedsiege-examples too"):
         scene.honest(0, red_team.nobody())
 
 

@@ -10,7 +10,7 @@ together with `fedsiege-attackers`:
 - `fedsiege-poisoner`: a component as in a config's `adversary`: `{name: sign_flip, scale: 2.0}`.
 - `fedsiege-attackers`: the `partition-id`s of the compromised nodes, in the order of their parts of a trigger.
 - `fedsiege-attack-rounds`: the rounds of attack, `[3, 5]`, or `all`, which is the default.
-- `fedsiege-model`, `fedsiege-data`, `fedsiege-training`: for poisoners that train on other data than the app does:
+- `fedsiege-model`, `fedsiege-examples`, `fedsiege-training`: for poisoners that train on other data than the app:
   the model as in a config (`module:function`), the attacker's data (an .npz file or any `data`) and local training,
   by the training loop of this package. Tensors of the model must have the names and shapes of the app's.
 - `fedsiege-backdoor`: `{trigger: ..., target: ...}` as in a config, for poisoners that plant one.
@@ -56,8 +56,8 @@ KEPT, MEMORY = "fedsiege.attack", "fedsiege.attack.memory"
 START = "fedsiege/start"
 """What the model that the latest round began with is called among what is kept; no poisoner's name has a slash."""
 
-SETTINGS = ("model", "data", "training", "backdoor")
-"""What a poisoner may need besides its own fields."""
+SETTINGS = ("model", "examples", "training", "backdoor")
+"""What a poisoner may need besides its own fields. (Not `data`: $FEDSIEGE_DATA is where all data lies.)"""
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class OwnScene(Scene):
         """Train as `Scene` does; InputError where the node has no model to train."""
         if isinstance(self.task, Outline):
             raise InputError(
-                "fedsiege-poisoner: it trains on its own: expected fedsiege-model and fedsiege-data too"
+                "fedsiege-poisoner: it trains on its own: expected fedsiege-model and fedsiege-examples too"
             )
         return Scene.train(self, examples, rng, guard, training, lr, start)
 
@@ -182,7 +182,7 @@ class Adversary:
         if trains and self.means is None:
             raise InputError(
                 f"fedsiege-poisoner: {name} trains on data that it changes: expected fedsiege-model and "
-                "fedsiege-data too"
+                "fedsiege-examples too"
             )
         if getattr(poisoner, "gamma", None) == "auto" and not self.cohort:
             raise InputError("fedsiege-poisoner.gamma: got auto; expected a number, or fedsiege-cohort too")
@@ -286,17 +286,17 @@ def adversary_of(context: Context, client: int, cohort: int, seed: int) -> Adver
         total=total,
         cohort=cohort,
         seed=seed,
-        means=means_of(**given, seed=seed) if given["model"] or given["data"] else None,
+        means=means_of(**given, seed=seed) if given["model"] or given["examples"] else None,
     )
 
 
 @functools.lru_cache(maxsize=1)
-def means_of(model: str, data: str, training: str, backdoor: str, seed: int) -> Means:
+def means_of(model: str, examples: str, training: str, backdoor: str, seed: int) -> Means:
     """A model, data and a backdoor, as the settings of these names say; InputError for what cannot be had."""
-    if not model or not data:
-        raise InputError(f"fedsiege-{'data' if model else 'model'}: missing; model and data go together")
-    spec = plain(data, "fedsiege-data")
-    source = build("data", source_spec(spec) if isinstance(spec, str) else spec, "fedsiege-data")
+    if not model or not examples:
+        raise InputError(f"fedsiege-{'examples' if model else 'model'}: missing; model and examples go together")
+    spec = plain(examples, "fedsiege-examples")
+    source = build("data", source_spec(spec) if isinstance(spec, str) else spec, "fedsiege-examples")
     found: Dataset = source.load()
     shape, classes = tuple(found.train.x.shape[1:]), len(found.classes)
     made = plain(model, "fedsiege-model")
