@@ -1,6 +1,7 @@
 """The same bytes on Flower as on the local engine: trace, checkpoint and scores."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ RUNS: dict[str, dict[str, Any]] = {
 def ran(config: Path, out: Path, *options: str) -> dict[str, Any]:
     """Run the command; result.json. A process of its own: Ray leaves handles open where it runs."""
     command = [sys.executable, "-m", "fedsiege", "run", str(config), "--out", str(out), "--quiet", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    # Counters are sums of NumPy's too, whose own threads Ray sets to one in its workers.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads((out / "result.json").read_text())
     return found
