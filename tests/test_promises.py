@@ -16,7 +16,12 @@ from fedsiege import promises
 from fedsiege.cli import execute
 from fedsiege.defences.client.base import ClientDefence, Turn
 from fedsiege.errors import InputError
-from fedsiege.promises import Finding, Length, Levels, Noise, Received, Zeros
+from fedsiege.promises.base import Arrived, Finding, unit
+from fedsiege.promises.declared import declared_in
+from fedsiege.promises.length import Length, excess, longest
+from fedsiege.promises.levels import Levels, off_level
+from fedsiege.promises.noise import Noise, apart, crowding
+from fedsiege.promises.zeros import Zeros
 from fedsiege.records import Layout
 from fedsiege.registry import build
 from fedsiege.streams import stream
@@ -74,10 +79,10 @@ def arrived(start: Row, update: Row) -> Row:
     return sent - start
 
 
-def received(update: Row, start: Row | None = None) -> Received:
+def received(update: Row, start: Row | None = None) -> Arrived:
     start = model() if start is None else start
     tensors = [TensorSpec(name, shape) for name, shape in TENSORS]
-    return Received(arrived(start, update), start, tensors)
+    return Arrived(arrived(start, update), start, tensors)
 
 
 def logged(
@@ -245,16 +250,16 @@ def test_the_bound_on_a_noisy_length_holds_and_is_near_the_exact_quantile(
     d: int, clip: float, sigma: float
 ) -> None:
     for level in (0.05, 1e-3, 1e-6):
-        threshold = promises.longest(clip, sigma, d, level)
+        threshold = longest(clip, sigma, d, level)
         exact = stats.ncx2.sf((threshold / sigma) ** 2, d, (clip / sigma) ** 2)
         assert level / 40 < exact <= level
-        assert math.exp(-promises.excess(threshold, clip, sigma, d)) == pytest.approx(level, rel=1e-6)
+        assert math.exp(-excess(threshold, clip, sigma, d)) == pytest.approx(level, rel=1e-6)
 
 
 def test_a_length_below_what_is_expected_is_no_evidence_and_tiny_noise_is_as_none() -> None:
-    assert promises.excess(0.9, 1.0, 0.1, 100) == 0.0
-    assert promises.excess(1.1, 1.0, 0.0, 100) == math.inf
-    assert promises.excess(1.1, 1.0, 1e-200, 100) == math.inf
+    assert excess(0.9, 1.0, 0.1, 100) == 0.0
+    assert excess(1.1, 1.0, 0.0, 100) == math.inf
+    assert excess(1.1, 1.0, 1e-200, 100) == math.inf
 
 
 def test_the_p_of_noise_is_twice_the_smaller_of_two() -> None:
@@ -304,12 +309,12 @@ def test_normal_entries_far_longer_than_the_noise_are_not_taken_for_it() -> None
 def test_crowding_and_distance_are_those_of_kolmogorov_and_smirnov() -> None:
     sizes = np.sort(np.abs(np.random.default_rng(3).normal(0, 1.2, 500)))
     law = stats.halfnorm(scale=1.0).cdf
-    assert promises.crowding(sizes, 1.0) == pytest.approx(
+    assert crowding(sizes, 1.0) == pytest.approx(
         max(0, stats.ks_1samp(sizes, law, alternative="greater").statistic)
     )
-    assert promises.apart(sizes, 1.0) == pytest.approx(stats.ks_1samp(sizes, law).statistic)
-    assert promises.crowding(sizes * 10, 1.0) < 0.01
-    assert promises.apart(sizes * 0, 0.0) == 1.0
+    assert apart(sizes, 1.0) == pytest.approx(stats.ks_1samp(sizes, law).statistic)
+    assert crowding(sizes * 10, 1.0) < 0.01
+    assert apart(sizes * 0, 0.0) == 1.0
 
 
 SHARED: dict[str, Any] = {"name": "dp_fedavg", "clip": 0.05, "noise_multiplier": 0.5, "noise": "distributed"}
@@ -411,7 +416,7 @@ def test_levels_too_close_to_see_cannot_be_told(tmp_path: Path) -> None:
 
 def test_how_far_entries_are_from_levels_is_counted_by_hand() -> None:
     entries = np.array([-1.0, -0.5, 0.1, 1.0])
-    off, allowed = promises.off_level(entries, np.full(4, 0.01), 2)  # steps of 0.5
+    off, allowed = off_level(entries, np.full(4, 0.01), 2)  # steps of 0.5
     np.testing.assert_allclose(off, [0, 0, 0.2, 0], atol=1e-12)
     assert 0.02 < allowed[2] < 0.15
 
@@ -431,13 +436,13 @@ def test_rounding_of_large_models_is_allowed_for() -> None:
 
 def test_models_that_travel_in_half_precision_are_rounded_more() -> None:
     start = (model().astype(np.float16)).astype(np.float32)
-    assert promises.unit(start) == 2.0**-11
-    assert promises.unit(model()) == 2.0**-24
-    assert promises.unit(np.zeros(5, np.float32)) == 2.0**-24
+    assert unit(start) == 2.0**-11
+    assert unit(model()) == 2.0**-24
+    assert unit(np.zeros(5, np.float32)) == 2.0**-24
     row = defended(trained_update(0), HONEST["coarse"], 0)
     sent = (start + row).astype(np.float16).astype(np.float32)
     tensors = [TensorSpec(name, shape) for name, shape in TENSORS]
-    assert not Levels(4).found(Received(sent - start, start, tensors), 0.5).broken
+    assert not Levels(4).found(Arrived(sent - start, start, tensors), 0.5).broken
 
 
 # What is not looked for, and why.
@@ -640,7 +645,7 @@ def test_a_file_may_say_what_was_declared(text: str, tmp_path: Path, capsys: Any
 def test_a_component_of_some_clients_is_asked_of_them_alone(tmp_path: Path) -> None:
     path = tmp_path / "said.yaml"
     path.write_text("[{name: quantize}, {name: perturb, clients: [2]}]")
-    found = promises.declared_in(path, 3)
+    found = declared_in(path, 3)
     assert {client: [one["name"] for one in specs] for client, specs in found.items()} == {
         0: ["quantize"],
         1: ["quantize"],

@@ -38,7 +38,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fedsiege.defences.client.base import ClientDefence, Ground, Posted, Turn, is_neutral, posted
+from fedsiege.defences.client.base import MOMENTS, ClientDefence, Ground, Posted, Turn, acting, is_neutral, posted
 from fedsiege.defences.coalition.base import Circle, Coalition
 from fedsiege.defences.coalition.cofedmid import CoFedMID
 from fedsiege.errors import InputError
@@ -49,7 +49,7 @@ from fedsiege.flower.mods import Delta, Outline, listed, own, private
 from fedsiege.flower.settings import setting, whole
 from fedsiege.flower.signature import sign
 from fedsiege.flower.sites import LOGGER
-from fedsiege.promises import COHORT, MOMENTS, shares
+from fedsiege.promises.declared import COHORT, shares
 from fedsiege.records import Layout, Memory
 from fedsiege.registry import build, load, name_of, names
 from fedsiege.streams import stream
@@ -320,8 +320,8 @@ def built_mod(spec: Mapping[str, Any], where: str) -> ClientDefence:
     defence: ClientDefence = build("client_defence", dict(spec), where)
     if not isinstance(defence, ClientDefence):
         raise InputError(f"{where}: {spec!r} is a {type(defence).__name__}; expected a client defence")
-    if acts_on := early(type(defence)):
-        fit = [name for name in names("client_defence") if not early(load("client_defence", name))]
+    if acts_on := acting(type(defence), BEFORE):
+        fit = [name for name in names("client_defence") if not acting(load("client_defence", name), BEFORE)]
         raise InputError(
             f"{where}: {name_of(defence)} acts on {' and '.join(acts_on)}, and a mod sees finished updates alone; "
             f"expected one of {', '.join(fit)}"
@@ -341,11 +341,6 @@ def check_shared(context: Context, defence: ClientDefence, cohort: int) -> None:
             "fedsiege-cohort: missing; noise: distributed needs the number of clients of a round, from where the "
             "defences were set"
         )
-
-
-def early(cls: type) -> list[str]:
-    """The moments before the update at which a class of defences acts, in words."""
-    return [words for moment, words in BEFORE.items() if getattr(cls, moment) is not getattr(ClientDefence, moment)]
 
 
 def coalitions(context: Context, client: int, specs: Sequence[Mapping[str, Any]]) -> list[Posted]:

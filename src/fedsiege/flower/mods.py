@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedsiege.errors import InputError
 from fedsiege.flower.arrays import UnlikeError
 from fedsiege.flower.arrays import read as read_array
-from fedsiege.promises import is_trained
+from fedsiege.promises.base import is_trained
 from fedsiege.records import Layout
 from fedsiege.task import Task
 

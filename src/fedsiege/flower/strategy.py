@@ -25,7 +25,7 @@ from fedsiege.federation.server import RULE, Combined, Command
 from fedsiege.flower.arrays import UnlikeError, described, flat
 from fedsiege.flower.signature import unsign
 from fedsiege.flower.sites import Clients
-from fedsiege.promises import is_trained
+from fedsiege.promises.base import is_trained
 from fedsiege.records import Cohort, Counters, Layout, Memory
 from fedsiege.update_log import TensorSpec
 

@@ -296,6 +296,23 @@ class ClientDefence:
         return []
 
 
+MOMENTS: Mapping[str, str] = {
+    "on_data": "the data",
+    "on_epoch": "the order of examples",
+    "on_images": "the inputs",
+    "on_batch": "the batches",
+    "on_loss": "the loss",
+    "on_gradient": "the gradients",
+}
+"""The moments that lie before there is an update, in words."""
+
+
+def acting(cls: type, moments: Mapping[str, str] = MOMENTS) -> list[str]:
+    """Those of some moments at which a class of defences acts, in words."""
+    own = (words for moment, words in moments.items() if getattr(cls, moment) is not getattr(ClientDefence, moment))
+    return list(own)
+
+
 def means(counters: Counters, *names: str, over: str = "updates") -> Counters:
     """The counters, with those of these names divided by another: sums over clients and rounds as means."""
     n = counters.get(over, 0)
